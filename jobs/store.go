@@ -121,8 +121,9 @@ type Store interface {
 
 	// Removable returns the jobs whose bytes may go: canceled, or ended and
 	// past ExpiresAt, in either case without a lease that might still be
-	// writing (a lease voided by Cancel counts until its ExpiresAt, unless its
-	// holder has let go by calling any method with it).
+	// writing (a lease voided by the end of its job counts until its ExpiresAt,
+	// unless its holder has let go with Complete, Fail or Release; Renew and
+	// Save only tell the holder to stop, its last writes may be under way).
 	Removable(ctx context.Context) ([]ID, error)
 
 	// Remove deletes the record of a job and of its units. Call it last, after

@@ -1,0 +1,17 @@
+// Package export performs one unit of an export: it says how, jobs/worker says
+// when.
+//
+//	plan        learn the upstream, fix the transaction time, count, cut into windows  (plan.go, windows.go, cohort.go)
+//	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, check.go)
+//	associated  read the Provenance of what was exported                               (associated.go)
+//	finish      reconcile the counts, group segments into files                        (finish.go)
+//
+// What a unit writes are segments (segment.go): immutable objects under the
+// prefix of its attempt, so that a retried unit never touches what another
+// attempt wrote. What the client must be told becomes OperationOutcome lines
+// (notes.go). The kinds tail and deleted have their stages in package jobs;
+// the plan does not create them yet.
+//
+// The rule of the package: every resource that the upstream says it has is on
+// one line, or a note says what is missing. Whoever changes the package keeps it.
+package export

@@ -1,0 +1,180 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/jobs"
+	"spillway/storage"
+	"spillway/upstream"
+)
+
+// Config is what an Exporter needs. Upstream, Storage and Jobs are required.
+type Config struct {
+	Upstream *upstream.Client
+	Storage  storage.Store
+	Jobs     jobs.Store
+
+	// Window is how many resources a window should hold at most. Zero means 10,000.
+	Window int64
+	// FileSize is the uncompressed size in bytes at which a file of the
+	// manifest is closed. Zero means 1 GiB.
+	FileSize int64
+	// Encoding is how segments are stored. Empty means gzip.
+	Encoding jobs.Encoding
+	// Settle is how long after the transaction time the upstream may still
+	// make earlier changes visible. Zero means none.
+	Settle time.Duration
+	// PlanConcurrency is how many counts one plan asks for at once; the
+	// upstream's own limit applies as well. Zero means 8.
+	PlanConcurrency int
+
+	Registerer prometheus.Registerer // nil: no metrics
+	Logger     *slog.Logger          // nil: slog.Default
+	Now        func() time.Time      // nil: time.Now
+}
+
+// An Exporter performs units. It is safe for concurrent use.
+type Exporter struct {
+	c       Config
+	cohorts cohortCache
+	metrics *metrics
+}
+
+// New returns an Exporter with the defaults of c filled in.
+func New(c Config) *Exporter {
+	if c.Window <= 0 {
+		c.Window = 10_000
+	}
+	if c.FileSize <= 0 {
+		c.FileSize = 1 << 30
+	}
+	if c.Encoding == "" {
+		c.Encoding = jobs.EncodingGzip
+	}
+	if c.PlanConcurrency <= 0 {
+		c.PlanConcurrency = 8
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Exporter{c: c, metrics: newMetrics(c.Registerer)}
+}
+
+// Run performs the unit that l leases and returns what it leaves. save stores
+// a checkpoint with the unit. An error is a *jobs.WaitError, a *jobs.UnitError
+// or, where the fault is ours, any other; what the attempt wrote is then gone.
+func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save func(context.Context, json.RawMessage) error) (jobs.Result, error) {
+	if err := e.c.Storage.Ready(ctx); err != nil {
+		if errors.Is(err, storage.ErrFull) {
+			return jobs.Result{}, &jobs.WaitError{Until: e.c.Now().Add(30 * time.Second)}
+		}
+		return jobs.Result{}, err
+	}
+	a := &attempt{
+		Exporter: e, job: j, lease: l, save: save,
+		prefix: fmt.Sprintf("%s%s-%d/", j.ID.KeyPrefix(), l.Unit.ID, l.Attempt),
+	}
+	result, err := a.run(ctx)
+	if err != nil {
+		a.discard(ctx)
+		return jobs.Result{}, unitError(ctx, err)
+	}
+	return result, nil
+}
+
+// An attempt is one try at one unit. It is used by one goroutine unless a
+// method says otherwise.
+type attempt struct {
+	*Exporter
+	job   *jobs.Job
+	lease *jobs.Lease
+	save  func(context.Context, json.RawMessage) error
+	// prefix is where this attempt, and no other, writes.
+	prefix  string
+	objects int // written so far, for their names
+}
+
+// discard removes what a failed attempt wrote. No other attempt has its
+// prefix, so this is safe even if the lease is lost. What stays for want of
+// time or of a living process goes with the job.
+func (a *attempt) discard(ctx context.Context) {
+	if a.objects == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = a.c.Storage.RemoveAll(ctx, a.prefix)
+}
+
+func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
+	switch a.lease.Unit.Kind {
+	case jobs.UnitPlan:
+		return a.plan(ctx)
+	case jobs.UnitSlice:
+		return a.slice(ctx)
+	case jobs.UnitAssociated:
+		return a.associated(ctx)
+	case jobs.UnitFinish:
+		return a.finish(ctx)
+	}
+	return jobs.Result{}, &jobs.UnitError{
+		Reason:    fmt.Sprintf("This version of Spillway cannot perform units of kind %q; let the newer version that planned this export finish it.", a.lease.Unit.Kind),
+		Permanent: true,
+	}
+}
+
+// unitError gives errors of the upstream the form that the worker understands.
+// The cause of an ended ctx goes through: it is not the unit's fault.
+func unitError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var request *upstream.RequestError
+	if errors.As(err, &request) {
+		return &jobs.UnitError{Reason: request.Error(), Permanent: !request.Temporary(), Err: nil}
+	}
+	if errors.Is(err, storage.ErrFull) {
+		return &jobs.UnitError{Reason: "The storage has no room for more files. Free some space or shorten export.retention.", Err: err}
+	}
+	return err
+}
+
+// RemoveBytes deletes all that a job has written. Removing nothing is no error.
+func (e *Exporter) RemoveBytes(ctx context.Context, id jobs.ID) error {
+	e.cohorts.forget(id)
+	return e.c.Storage.RemoveAll(ctx, id.KeyPrefix())
+}
+
+// SweepOrphans deletes the bytes of jobs that are not known any more and whose
+// newest object is older than olderThan, such as those of a lost job store.
+// Keys that no job can have written are left alone.
+func (e *Exporter) SweepOrphans(ctx context.Context, known func(jobs.ID) bool, olderThan time.Duration) error {
+	newest := make(map[jobs.ID]time.Time)
+	for object, err := range e.c.Storage.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		if id, ok := jobs.IDOfKey(object.Key); ok && object.Modified.After(newest[id]) {
+			newest[id] = object.Modified
+		}
+	}
+	for id, modified := range newest {
+		if known(id) || e.c.Now().Sub(modified) < olderThan {
+			continue
+		}
+		if err := e.c.Storage.RemoveAll(ctx, id.KeyPrefix()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

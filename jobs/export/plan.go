@@ -1,0 +1,329 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"spillway/jobs"
+	"spillway/upstream"
+	"spillway/upstream/fhir"
+)
+
+// planCheckpoint is what a plan keeps over its attempts.
+type planCheckpoint struct {
+	TransactionTime time.Time `json:"transactionTime"`
+}
+
+// planChunks is into how many units the planning of types is divided at most,
+// so that each is short and they run side by side.
+const planChunks = 16
+
+// plan is two steps. The root waits until the upstream has settled, learns it,
+// fixes the transaction time and the patients, and divides the types over
+// further plan units, which count and cut them.
+func (a *attempt) plan(ctx context.Context) (jobs.Result, error) {
+	if a.lease.Unit.Spec != nil {
+		return a.planTypes(ctx)
+	}
+	if settled := a.job.CreatedAt.Add(a.c.Settle); a.c.Now().Before(settled) {
+		return jobs.Result{}, &jobs.WaitError{Until: settled}
+	}
+	facts, err := a.c.Upstream.Learn(ctx)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	at, err := a.transactionTime(ctx, facts)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	// An offset read from a Date header is an upper bound that may be a second
+	// too high: the upstream's clock may then be behind the transaction time.
+	if settled := a.job.CreatedAt.Add(a.c.Settle + time.Second); facts.ClockOffset != 0 && a.c.Now().Before(settled) {
+		return jobs.Result{}, &jobs.WaitError{Until: settled}
+	}
+	return a.planRoot(ctx, facts, at)
+}
+
+func (a *attempt) planRoot(ctx context.Context, facts *upstream.Facts, at time.Time) (jobs.Result, error) {
+	p := &planner{attempt: a, facts: facts}
+	for _, note := range a.job.Request.Notes {
+		p.said.append(note)
+	}
+	if p.blind() {
+		p.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"The upstream cannot search by _lastUpdated, so each type was read as one window by next links. That it is complete could be proven only as far as the upstream's counts of whole types go, and resources made or changed while the export ran may be included.")
+	}
+	patients, listed, err := p.patients(ctx, at, &p.said)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	spec := planSpec{Listed: listed, Patients: len(patients)}
+	if len(patients) > 0 {
+		if spec.Cohort, err = p.storeCohort(ctx, patients); err != nil {
+			return jobs.Result{}, err
+		}
+	} else if listed {
+		p.said.add(jobs.SeverityWarning, fhir.IssueNotFound, "No patient remains to be exported: the group has no current members, or none of the patients asked for belong to it.")
+	}
+	types := p.typesOf(listed)
+	var units []jobs.Unit
+	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
+		spec.Types = chunk
+		units = append(units, jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)})
+	}
+	if p.wantsAssociated() {
+		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, Spec: encode(planSpec{Associated: true})})
+	}
+	outcome, err := p.said.write(ctx, a)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	return jobs.Result{
+		Segments: outcome, TransactionTime: at,
+		Next: append(units, jobs.Unit{ID: "finish", Kind: jobs.UnitFinish}),
+	}, nil
+}
+
+// planTypes counts and cuts some types.
+func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
+	spec, err := decodeSpec[planSpec](a.lease.Unit)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	facts, err := a.c.Upstream.Learn(ctx)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	p := &planner{attempt: a, facts: facts}
+	if spec.Associated {
+		err = p.planAssociated(ctx)
+	} else {
+		err = p.all(ctx, spec)
+	}
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	outcome, err := p.said.write(ctx, a)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	return jobs.Result{Segments: outcome, Next: p.units, Summary: encode(p.summary)}, nil
+}
+
+// transactionTime is the kick-off's instant on the upstream's clock, to the
+// millisecond. The first attempt fixes it; later ones find it in the checkpoint.
+func (a *attempt) transactionTime(ctx context.Context, facts *upstream.Facts) (time.Time, error) {
+	var kept planCheckpoint
+	if a.lease.Checkpoint != nil {
+		if err := json.Unmarshal(a.lease.Checkpoint, &kept); err != nil {
+			return time.Time{}, fmt.Errorf("export: checkpoint of the plan: %w", err)
+		}
+		return kept.TransactionTime, nil
+	}
+	kept.TransactionTime = a.job.CreatedAt.Add(facts.ClockOffset).UTC().Truncate(tick)
+	return kept.TransactionTime, a.save(ctx, encode(kept))
+}
+
+// A planner gathers units. Types are planned side by side.
+type planner struct {
+	*attempt
+	facts *upstream.Facts
+
+	mu      sync.Mutex // guards what follows
+	said    notes
+	units   []jobs.Unit
+	summary planSummary
+}
+
+// blind reports whether the upstream cannot search by _lastUpdated.
+func (p *planner) blind() bool {
+	return p.facts.LastUpdated == upstream.Ignored || p.facts.LastUpdated == upstream.Refused
+}
+
+// until is the exclusive upper bound of meta.lastUpdated.
+func (p *planner) until() time.Time {
+	until := p.job.TransactionTime
+	if u := p.job.Request.Until; !u.IsZero() && u.Before(until) {
+		until = u.Truncate(tick)
+	}
+	return until.Add(tick)
+}
+
+// all plans every type of the spec. A type that the upstream refuses to search
+// is noted; the others go on.
+func (p *planner) all(ctx context.Context, spec planSpec) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.c.PlanConcurrency)
+	for _, typ := range spec.Types {
+		group.Go(func() error {
+			var err error
+			if read := p.readSpec(typ); spec.Listed {
+				err = p.cohortType(ctx, read, spec)
+			} else {
+				err = p.windowedType(ctx, read)
+			}
+			if err != nil && !refused(err) {
+				return err
+			}
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if err == nil {
+				p.summary.Searched++
+				return nil
+			}
+			p.summary.Refused++
+			p.summary.Refusal = err.Error()
+			p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: %v", typ, err)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// refused reports whether err says that the upstream will not search a type at
+// all. That is no reason to give up the others.
+func refused(err error) bool {
+	var request *upstream.RequestError
+	return errors.As(err, &request) && !request.Temporary() && request.Kind == upstream.KindStatus
+}
+
+// typesOf returns the types to export, in the order of the upstream's
+// statement, and notes those asked for that are not.
+func (p *planner) typesOf(listed bool) []string {
+	request := p.job.Request
+	var types []string
+	for _, t := range p.facts.Capabilities.Types {
+		asked := slices.Contains(request.Types, t.Type)
+		switch {
+		case len(request.Types) > 0 && !asked:
+		case !asked && t.Type == "Provenance" && len(request.IncludeAssociatedData) > 0:
+			// the associated unit reads it
+		case request.Level != jobs.LevelSystem && !fhir.InPatientCompartment(t.Type):
+		case request.Level == jobs.LevelPatient && listed && t.Type == "Group":
+			// groups of the same patients name other patients
+			if asked {
+				p.said.add(jobs.SeverityWarning, fhir.IssueNotSupported, "Group: groups of the patients asked for were left out, because they name other patients too.")
+			}
+		case !p.facts.Capabilities.Can(t.Type, "search-type"):
+			if asked {
+				p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream's statement does not offer to search it.", t.Type)
+			}
+		default:
+			types = append(types, t.Type)
+		}
+	}
+	return types
+}
+
+// filtersOf returns the queries of the type filters of a type.
+func filtersOf(r jobs.Request, typ string) []string {
+	var queries []string
+	for _, f := range r.TypeFilters {
+		if f.Type == typ {
+			queries = append(queries, f.Query)
+		}
+	}
+	return queries
+}
+
+// readSpec returns what to read of a type, before any cohort restricts it.
+func (p *planner) readSpec(typ string) readSpec {
+	read := readSpec{
+		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since, Until: p.until(),
+		Whole: p.blind(),
+	}
+	if len(read.Alternatives) == 0 {
+		read.Alternatives = []string{""}
+	}
+	if p.job.Request.Level != jobs.LevelSystem {
+		read.Scope = scopeCompartment
+	}
+	return read
+}
+
+// windowedType plans a type that is read by time windows.
+func (p *planner) windowedType(ctx context.Context, read readSpec) error {
+	counted, windows, err := p.windows(ctx, read)
+	if err != nil || len(windows) == 0 {
+		return err
+	}
+	units := make([]jobs.Unit, len(windows))
+	for i, w := range windows {
+		units[i] = jobs.Unit{
+			ID: fmt.Sprintf("slice-%s-%05d", read.Type, i+1), Kind: jobs.UnitSlice, Type: read.Type,
+			Weight: max(w.Counted, 0), Spec: encode(sliceSpec{Read: read, Window: w}),
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.units = append(p.units, units...)
+	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: counted, Read: read, Recount: counted >= 0})
+	return nil
+}
+
+// windows counts a type and cuts it. No window means that there is nothing:
+// counted none, and given none when asked for a page.
+func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSpec, error) {
+	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
+	var said notes
+	r := p.newReader(read, nil, &said, nil)
+	counted, err := r.count(ctx, whole)
+	if err != nil {
+		return 0, nil, err
+	}
+	whole.Counted = counted
+	switch {
+	case counted == 0:
+		// A zero is believed only together with an empty page.
+		empty, err := p.empty(ctx, r, whole)
+		if err != nil || empty {
+			return 0, nil, err
+		}
+		return counted, []windowSpec{whole}, nil
+	case counted < 0 || read.Whole:
+		return counted, []windowSpec{whole}, nil
+	}
+	windows, err := cutWindows(ctx, r.countFunc(), whole.From, whole.To, counted, p.c.Window, p.c.PlanConcurrency)
+	return counted, windows, err
+}
+
+// errSeen ends the reading of a page at its first resource.
+var errSeen = errors.New("export: a resource was seen")
+
+// empty reports whether the first page of every alternative is empty.
+func (p *planner) empty(ctx context.Context, r *reader, w windowSpec) (bool, error) {
+	for _, alternative := range r.spec.Alternatives {
+		_, err := p.c.Upstream.Page(ctx, r.search(alternative, w), "", func(entry *fhir.Entry) error {
+			if entry.Header.Type == r.spec.Type && entry.Mode != "include" && entry.Mode != "outcome" {
+				return errSeen
+			}
+			return nil
+		})
+		if errors.Is(err, errSeen) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// countFunc counts the reader's alternatives in any range. An upstream that
+// stops giving counts half-way is an error: the cuts would be guesses.
+func (r *reader) countFunc() countFunc {
+	return func(ctx context.Context, from, to time.Time) (int64, error) {
+		n, err := r.count(ctx, windowSpec{From: from, To: to})
+		if err == nil && n < 0 {
+			return 0, &jobs.UnitError{Reason: fmt.Sprintf("count %s: the upstream gave counts before but none now.", r.spec.Type)}
+		}
+		return n, err
+	}
+}

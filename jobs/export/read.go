@@ -1,0 +1,262 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"spillway/jobs"
+	"spillway/upstream"
+	"spillway/upstream/fhir"
+)
+
+const (
+	maxPasses     = 2         // reads of one window before it is split or reported
+	maxSplits     = 24        // depth of splitting; 2^24 parts of any window are below a tick or hopeless
+	maxRestarts   = 3         // of a chain whose next link had expired
+	maxStale      = 3         // pages in a row that bring nothing new before a chain is left
+	maxEmpty      = 50        // empty pages in a row before a chain is left
+	maxPages      = 1_000_000 // of one chain
+	borderSlack   = 2 * tick  // rounding of upstreams that store finer than a tick
+	runawayFactor = 2         // a chain may bring this times its count, plus runawaySlack
+	runawaySlack  = 10_000
+)
+
+// sink takes a resource that passed every check, once per id. The bytes are
+// valid until it returns.
+type sink func(ctx context.Context, h fhir.Header, resource []byte) error
+
+// reader reads windows of one type and proves them. Used by one goroutine.
+type reader struct {
+	*attempt
+	spec  readSpec
+	batch *batch // at scopeCohort only
+	sink  sink
+	notes *notes
+
+	taken   *idSet // ids given to sink
+	pass    *idSet // ids of the chain being read
+	late    int64  // entries of the pass that changed after the transaction time
+	trouble string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
+
+	summary readSummary
+}
+
+func (a *attempt) newReader(spec readSpec, b *batch, n *notes, s sink) *reader {
+	return &reader{
+		attempt: a, spec: spec, batch: b, sink: s, notes: n,
+		taken: newIDSet(), pass: newIDSet(),
+		summary: readSummary{Type: spec.Type, Proven: true},
+	}
+}
+
+// search returns the search of one alternative in a window.
+func (r *reader) search(alternative string, w windowSpec) upstream.Search {
+	s := upstream.Search{Type: r.spec.Type, Query: alternative}
+	if !r.spec.Whole {
+		s.From, s.To = w.From, w.To
+	}
+	return s
+}
+
+// count asks for the number of resources in a window, summed over the
+// alternatives; -1 if the upstream gives no usable count.
+func (r *reader) count(ctx context.Context, w windowSpec) (int64, error) {
+	var sum int64
+	for _, alternative := range r.spec.Alternatives {
+		n, err := r.c.Upstream.Count(ctx, r.search(alternative, w))
+		if errors.Is(err, upstream.ErrNoCount) {
+			return -1, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// prove reads a window until the distinct ids read equal the count. Where they
+// do not, it counts afresh, reads again, and splits; what is left in the end
+// is said in a note with the numbers.
+func (r *reader) prove(ctx context.Context, w windowSpec, depth int) error {
+	if w.Counted > 2*r.c.Window && r.divisible(w) && depth < maxSplits {
+		return r.proveHalves(ctx, w, depth)
+	}
+	counted := w.Counted
+	var read int64
+	for range maxPasses {
+		var err error
+		if read, err = r.readOnce(ctx, w, counted); err != nil {
+			return err
+		}
+		if counted < 0 {
+			return r.unproven(w, read)
+		}
+		if read == counted {
+			return r.proven(counted, read)
+		}
+		if counted, err = r.count(ctx, w); err != nil {
+			return err
+		}
+		if counted == read || counted == read-r.late {
+			return r.proven(read, read)
+		}
+		if counted < 0 {
+			return r.unproven(w, read)
+		}
+	}
+	if r.divisible(w) && depth < maxSplits {
+		return r.proveHalves(ctx, windowSpec{From: w.From, To: w.To, Counted: counted}, depth)
+	}
+	r.differs(counted, read)
+	return nil
+}
+
+// divisible reports whether a window can be cut in two by time.
+func (r *reader) divisible(w windowSpec) bool {
+	return !r.spec.Whole && !w.To.IsZero() && (w.From.IsZero() || w.To.Sub(w.From) >= 2*tick)
+}
+
+// proveHalves proves the two halves of a window, each by its own count.
+func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth int) error {
+	var sum int64
+	halves := halve(w, depth)
+	for i := range halves {
+		n, err := r.count(ctx, halves[i])
+		if err != nil {
+			return err
+		}
+		halves[i].Counted = n
+		sum += n
+	}
+	for _, half := range halves {
+		// A half that is counted empty is read all the same unless the counts
+		// add up: only then nothing can hide in it.
+		if half.Counted == 0 && sum == w.Counted && w.Counted > 0 {
+			continue
+		}
+		if err := r.prove(ctx, half, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// halve cuts a window in two. One that is open to the past is cut at a distance
+// from its end that grows with depth.
+func halve(w windowSpec, depth int) [2]windowSpec {
+	var middle time.Time
+	if w.From.IsZero() {
+		middle = w.To.Add(-gallop[min(depth, len(gallop)-1)]).Truncate(tick)
+	} else {
+		middle = w.From.Add((w.To.Sub(w.From) / 2).Truncate(tick))
+	}
+	return [2]windowSpec{{From: w.From, To: middle}, {From: middle, To: w.To}}
+}
+
+func (r *reader) proven(counted, read int64) error {
+	r.summary.Counted += counted
+	r.summary.Read += read
+	r.metrics.windows.WithLabelValues("proven").Inc()
+	return nil
+}
+
+// differs records a difference that stays.
+func (r *reader) differs(counted, read int64) {
+	r.summary.Counted += counted
+	r.summary.Read += read
+	r.summary.Proven = false
+	r.metrics.windows.WithLabelValues("differs").Inc()
+	if read < counted {
+		r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
+			"%s: the upstream counts %d in a window but gives only %d, after reading it %d times and in parts; %d may be missing from this export.%s",
+			r.spec.Type, counted, read, maxPasses, counted-read, r.trouble)
+		return
+	}
+	r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
+		"%s: the upstream counts %d in a window but gives %d, after reading it %d times and in parts; all that it gave is in this export, but its counts prove nothing.%s",
+		r.spec.Type, counted, read, maxPasses, r.trouble)
+}
+
+// unproven records a window that no count can prove.
+func (r *reader) unproven(_ windowSpec, read int64) error {
+	r.summary.Counted = -1
+	r.summary.Read += read
+	r.summary.Proven = false
+	r.metrics.windows.WithLabelValues("uncounted").Inc()
+	r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
+		"%s: the upstream gives no usable counts, so it could not be proven that this export is complete. What its pages held is here.%s",
+		r.spec.Type, r.trouble)
+	return nil
+}
+
+// readOnce reads all alternatives of a window and returns the number of
+// distinct ids, summed over the alternatives.
+func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64) (int64, error) {
+	r.late, r.trouble = 0, ""
+	var sum int64
+	for _, alternative := range r.spec.Alternatives {
+		r.pass.clear()
+		if err := r.chain(ctx, r.search(alternative, w), w, counted); err != nil {
+			return 0, err
+		}
+		sum += r.pass.len()
+	}
+	return sum, nil
+}
+
+// chain follows one search from its first page to its last.
+func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, counted int64) error {
+	var (
+		next            string
+		seen            = newIDSet() // next links
+		restarts, pages int
+		stale, empty    int
+	)
+	visit := func(entry *fhir.Entry) error { return r.entry(ctx, entry, w) }
+	for {
+		before := r.pass.len()
+		page, err := r.c.Upstream.Page(ctx, s, next, visit)
+		if next != "" && isGone(err) && restarts < maxRestarts {
+			restarts++
+			next, seen = "", newIDSet()
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		pages++
+		stale, empty = stale+1, empty+1
+		if page.Entries > 0 {
+			empty = 0
+		}
+		if r.pass.len() > before || page.Entries == 0 || restarts > 0 {
+			stale = 0
+		}
+		switch {
+		case page.Next == "":
+			return nil
+		case !seen.add(page.Next):
+			r.trouble = " Its next links ran in a circle."
+			return nil
+		case stale >= maxStale:
+			r.trouble = " Its pages repeated what had been read."
+			return nil
+		case empty >= maxEmpty:
+			r.trouble = " Its pages stayed empty while it promised more."
+			return nil
+		case pages >= maxPages, counted >= 0 && r.pass.len() > runawayFactor*counted+runawaySlack:
+			return &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(
+				"search %s: the upstream counted %d resources but kept sending pages after %d; its paging or its counts are broken, so the export was stopped.",
+				s.Type, counted, r.pass.len())}
+		}
+		next = page.Next
+	}
+}
+
+func isGone(err error) bool {
+	var request *upstream.RequestError
+	return errors.As(err, &request) && request.Kind == upstream.KindGone
+}

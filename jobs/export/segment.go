@@ -1,0 +1,163 @@
+package export
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+
+	"spillway/jobs"
+	"spillway/storage"
+)
+
+// segmentLimit is the uncompressed size in bytes at which a segment is closed
+// and the next begun, so that files can be grouped to size whatever a window holds.
+const segmentLimit = 128 << 20
+
+// segments writes lines of one kind and type as one or more segments. Nothing
+// is visible in storage before its segment is whole. Used by one goroutine.
+type segments struct {
+	a    *attempt
+	kind jobs.FileKind
+	typ  string
+
+	done    []jobs.Segment
+	open    jobs.Segment // being written; Count is 0 when none is
+	object  storage.Writer
+	stored  *hashingWriter
+	packer  *gzip.Writer // nil for identity
+	current io.Writer    // packer or stored
+}
+
+// hashingWriter counts and hashes the bytes on their way to storage.
+type hashingWriter struct {
+	w    io.Writer
+	hash hash.Hash
+	n    int64
+}
+
+func (h *hashingWriter) Write(p []byte) (int, error) {
+	n, err := h.w.Write(p)
+	h.hash.Write(p[:n])
+	h.n += int64(n)
+	return n, err
+}
+
+func (a *attempt) newSegments(kind jobs.FileKind, typ string) *segments {
+	return &segments{a: a, kind: kind, typ: typ}
+}
+
+// writeLine adds one line, which ends in a newline.
+func (s *segments) writeLine(ctx context.Context, line []byte) error {
+	if s.open.Count == 0 {
+		if err := s.begin(ctx); err != nil {
+			return err
+		}
+	}
+	if _, err := s.current.Write(line); err != nil {
+		return fmt.Errorf("export: writing a segment: %w", err)
+	}
+	s.open.Count++
+	s.open.Size += int64(len(line))
+	if s.open.Size >= segmentLimit {
+		return s.end(ctx)
+	}
+	return nil
+}
+
+func (s *segments) begin(ctx context.Context) error {
+	a := s.a
+	a.objects++
+	suffix := ""
+	if a.c.Encoding == jobs.EncodingGzip {
+		suffix = ".gz"
+	}
+	s.open = jobs.Segment{
+		Key:  fmt.Sprintf("%s%d.%s.ndjson%s", a.prefix, a.objects, s.typ, suffix),
+		Kind: s.kind, Type: s.typ, Encoding: a.c.Encoding,
+	}
+	object, err := a.c.Storage.Create(ctx, s.open.Key)
+	if err != nil {
+		return err
+	}
+	s.object, s.stored = object, &hashingWriter{w: object, hash: sha256.New()}
+	s.current = s.stored
+	if a.c.Encoding == jobs.EncodingGzip {
+		if s.packer == nil {
+			s.packer, err = gzip.NewWriterLevel(s.stored, gzipLevel(s.typ))
+			if err != nil {
+				return err
+			}
+		} else {
+			s.packer.Reset(s.stored)
+		}
+		s.current = s.packer
+	}
+	return nil
+}
+
+// gzipLevel is the level for a type. The fast levels leave base64 as it is, so
+// types that carry attachments get entropy coding only, which does not.
+func gzipLevel(typ string) int {
+	switch typ {
+	case "Binary", "DocumentReference", "Media":
+		return gzip.HuffmanOnly
+	}
+	return gzip.BestSpeed
+}
+
+// end closes the open segment and makes it visible.
+func (s *segments) end(ctx context.Context) error {
+	if s.packer != nil {
+		if err := s.packer.Close(); err != nil {
+			return fmt.Errorf("export: closing a segment: %w", err)
+		}
+	}
+	if err := s.object.Commit(ctx); err != nil {
+		return fmt.Errorf("export: committing a segment: %w", err)
+	}
+	s.object = nil
+	s.open.StoredSize = s.stored.n
+	s.open.SHA256 = hex.EncodeToString(s.stored.hash.Sum(nil))
+	s.done = append(s.done, s.open)
+	s.a.metrics.stored.Add(float64(s.open.StoredSize))
+	if s.kind == jobs.KindOutput {
+		s.a.metrics.resources.WithLabelValues(typeLabel(s.typ)).Add(float64(s.open.Count))
+		s.a.metrics.bytes.WithLabelValues(typeLabel(s.typ)).Add(float64(s.open.Size))
+	}
+	s.open = jobs.Segment{}
+	return nil
+}
+
+// lines returns how many lines were written.
+func (s *segments) lines() (n int64) {
+	for _, d := range s.done {
+		n += d.Count
+	}
+	return n + s.open.Count
+}
+
+// commit closes what is open and returns all segments. There is no segment
+// without a line.
+func (s *segments) commit(ctx context.Context) ([]jobs.Segment, error) {
+	if s.open.Count > 0 {
+		if err := s.end(ctx); err != nil {
+			s.abort()
+			return nil, err
+		}
+	}
+	return s.done, nil
+}
+
+// abort discards what is open. Segments already visible stay until the job
+// goes: no result names them.
+func (s *segments) abort() {
+	if s.object != nil {
+		_ = s.object.Abort() // the attempt has failed already; the sweep removes leftovers
+		s.object = nil
+	}
+}

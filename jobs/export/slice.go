@@ -1,0 +1,158 @@
+package export
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"spillway/jobs"
+	"spillway/upstream/fhir"
+)
+
+// splitTries is after how many failed tries a slice is cut into smaller ones
+// instead of being tried again as it is: what is too long to survive, or holds
+// the one page that breaks, becomes small.
+const splitTries = 2
+
+// slice reads one window of one type into segments.
+func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
+	spec, err := decodeSpec[sliceSpec](a.lease.Unit)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if a.lease.Tries >= splitTries {
+		if parts, err := a.splitSlice(ctx, spec); err != nil || parts != nil {
+			return jobs.Result{Next: parts}, err
+		}
+	}
+	b, err := a.openBatch(ctx, spec)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if spec.Read.Scope == scopeCohort {
+		spec.Read.Alternatives = batchAlternatives(spec.Read.Alternatives, spec.Batch.Parameters, b)
+	}
+	var (
+		said  notes
+		out   = a.newSegments(jobs.KindOutput, spec.Read.Type)
+		write = a.lineWriter(spec.Read.Type, out)
+		r     = a.newReader(spec.Read, b, &said, write)
+	)
+	defer out.abort()
+	window := spec.Window
+	if b != nil { // not counted when it was planned
+		if window.Counted, err = r.count(ctx, window); err != nil {
+			return jobs.Result{}, err
+		}
+	}
+	if err := r.prove(ctx, window, 0); err != nil {
+		return jobs.Result{}, err
+	}
+	a.missingPatients(r, spec, &said)
+	found, err := out.commit(ctx)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	r.summary.Exported = out.lines()
+	outcome, err := said.write(ctx, a)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	return jobs.Result{Segments: append(found, outcome...), Summary: encode(r.summary)}, nil
+}
+
+// lineWriter returns a sink that writes resources as lines, cut down to the
+// requested elements where there are any.
+func (a *attempt) lineWriter(typ string, out *segments) sink {
+	var line, subset []byte
+	elements := elementsOf(a.job.Request, typ)
+	return func(ctx context.Context, _ fhir.Header, resource []byte) error {
+		var err error
+		if elements != nil {
+			if subset, err = fhir.Subset(subset[:0], resource, typ, elements); err != nil {
+				return malformed(typ, err)
+			}
+			resource = subset
+		}
+		if line, err = fhir.AppendLine(line[:0], resource); err != nil {
+			return malformed(typ, err)
+		}
+		return out.writeLine(ctx, line)
+	}
+}
+
+func malformed(typ string, err error) error {
+	return &jobs.UnitError{Permanent: true, Err: err, Reason: fmt.Sprintf(
+		"search %s: the upstream sent a resource that is not well-formed JSON; it must be mended there before it can be exported.", typ)}
+}
+
+// elementsOf returns the elements asked for of a type; nil means all.
+func elementsOf(r jobs.Request, typ string) []string {
+	var names []string
+	for _, e := range r.Elements {
+		if e.Type == "" || e.Type == typ {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+// splitSlice cuts a slice that failed before into parts that replace it; nil
+// if it cannot be cut.
+func (a *attempt) splitSlice(ctx context.Context, spec sliceSpec) ([]jobs.Unit, error) {
+	var parts []sliceSpec
+	switch w := spec.Window; {
+	case spec.Batch.To-spec.Batch.From > 1:
+		first, second := spec, spec
+		first.Batch.To = (spec.Batch.From + spec.Batch.To) / 2
+		second.Batch.From = first.Batch.To
+		parts = []sliceSpec{first, second}
+	case spec.Read.Whole || w.Counted < 100:
+		return nil, nil
+	default:
+		r := a.newReader(spec.Read, nil, &notes{}, nil)
+		count := r.countFunc()
+		windows, err := cutWindows(ctx, count, w.From, w.To, w.Counted, max(w.Counted/8, 50), 1)
+		if err != nil {
+			return nil, err
+		}
+		for _, window := range windows {
+			part := spec
+			part.Window = window
+			parts = append(parts, part)
+		}
+	}
+	if len(parts) < 2 {
+		return nil, nil
+	}
+	units := make([]jobs.Unit, len(parts))
+	for i, part := range parts {
+		// Weight 0: the whole was counted as expected when it was planned.
+		units[i] = jobs.Unit{ID: fmt.Sprintf("%s-%d", a.lease.Unit.ID, i+1), Kind: jobs.UnitSlice, Type: part.Read.Type, Spec: encode(part)}
+	}
+	return units, nil
+}
+
+// missingPatients notes which of the patients asked for the upstream does not
+// have. Only a read of whole patients without filters can tell.
+func (a *attempt) missingPatients(r *reader, spec sliceSpec, said *notes) {
+	if r.batch == nil || spec.Read.Type != "Patient" || spec.Read.Scope != scopeCohort ||
+		!spec.Read.Since.IsZero() || !a.job.Request.Until.IsZero() || len(filtersOf(a.job.Request, "Patient")) > 0 {
+		return
+	}
+	const show = 20
+	var missing []string
+	for _, id := range r.batch.ids() {
+		if !r.taken.has(id) {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	names := strings.Join(missing[:min(len(missing), show)], ", ")
+	if len(missing) > show {
+		names += ", …"
+	}
+	said.add(jobs.SeverityWarning, fhir.IssueNotFound, "Patient: %d of the patients asked for were not found on the upstream: %s.", len(missing), names)
+}

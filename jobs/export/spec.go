@@ -1,0 +1,129 @@
+package export
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"spillway/jobs"
+)
+
+// windowSpec is a half-open window on meta.lastUpdated, [From, To), in UTC.
+// A zero bound is open.
+type windowSpec struct {
+	From time.Time `json:"from,omitzero"`
+	To   time.Time `json:"to,omitzero"`
+	// Counted is what the plan counted in it; -1 where no count is usable.
+	Counted int64 `json:"counted"`
+}
+
+// readSpec says what to read of one type, whatever the window.
+type readSpec struct {
+	Type string `json:"type"`
+	// Alternatives are encoded queries; a resource that any of them finds is
+	// wanted. One empty query where there is no filter.
+	Alternatives []string `json:"alternatives"`
+	// Since and Until bound meta.lastUpdated for the whole export; the upper
+	// bound is exclusive. They are checked on every entry.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Whole says that the upstream cannot search by _lastUpdated: one window,
+	// no bounds sent, entries filtered here.
+	Whole bool `json:"whole,omitempty"`
+	// Scope says which resources of the type the export may hold.
+	Scope scope `json:"scope"`
+}
+
+// scope is a check made on every entry besides type and time.
+type scope string
+
+const (
+	scopeAll         scope = ""            // every resource
+	scopeCompartment scope = "compartment" // those that reference some patient
+	scopeCohort      scope = "cohort"      // those that reference a patient of the batch
+	scopeID          scope = "id"          // the one resource that the search named
+)
+
+// sliceSpec is the Spec of a slice.
+type sliceSpec struct {
+	Read   readSpec   `json:"read"`
+	Window windowSpec `json:"window"`
+	Batch  batchSpec  `json:"batch,omitzero"` // at scopeCohort only
+}
+
+// batchSpec names some patients of a cohort: those with index in [From, To).
+type batchSpec struct {
+	Cohort string `json:"cohort"` // storage key of the cohort's list
+	From   int    `json:"from"`
+	To     int    `json:"to"`
+	// Parameters are the search parameters that name the patients; what any
+	// of them finds is wanted.
+	Parameters []string `json:"parameters,omitempty"`
+}
+
+// associatedSpec is the Spec of the associated unit.
+type associatedSpec struct {
+	Read    readSpec     `json:"read"`
+	Windows []windowSpec `json:"windows"`
+	// Latest keeps only the newest Provenance of each target.
+	Latest bool `json:"latest,omitempty"`
+}
+
+// planSpec is the Spec of a plan unit other than the root, which has none.
+type planSpec struct {
+	Types []string `json:"types,omitempty"`
+	// Listed says that the export is of certain patients; Cohort is the
+	// storage key of their list (empty if there are none), Patients their number.
+	Listed   bool   `json:"listed,omitempty"`
+	Cohort   string `json:"cohort,omitempty"`
+	Patients int    `json:"patients,omitempty"`
+	// Associated plans the associated unit instead of types.
+	Associated bool `json:"associated,omitempty"`
+}
+
+// planSummary is what a plan unit leaves for finish.
+type planSummary struct {
+	Types []plannedType `json:"types,omitempty"`
+	// Searched and Refused count the types that the upstream would and would
+	// not search; Refusal is what was said of one of the latter.
+	Searched int    `json:"searched,omitempty"`
+	Refused  int    `json:"refused,omitempty"`
+	Refusal  string `json:"refusal,omitempty"`
+}
+
+// plannedType is what the plan found of one type.
+type plannedType struct {
+	Type    string   `json:"type"`
+	Counted int64    `json:"counted"` // in [since, until); -1 where no count is usable
+	Read    readSpec `json:"read"`
+	// Recount says that one count of the whole type can be compared with what
+	// the windows proved, because the windows were cut from it.
+	Recount bool `json:"recount,omitempty"`
+}
+
+// readSummary is what a slice or the associated unit leaves for finish.
+type readSummary struct {
+	Type     string `json:"type"`
+	Counted  int64  `json:"counted"`  // the count that was last compared; -1 if none
+	Read     int64  `json:"read"`     // distinct ids seen that passed type and time
+	Exported int64  `json:"exported"` // lines written
+	Proven   bool   `json:"proven"`
+}
+
+// encode returns v as JSON. It is for our own types, which always encode.
+func encode(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("export: encoding %T: %v", v, err)) // a bug in this package
+	}
+	return b
+}
+
+// decodeSpec reads the Spec of a unit.
+func decodeSpec[T any](u jobs.Unit) (T, error) {
+	var spec T
+	if err := json.Unmarshal(u.Spec, &spec); err != nil {
+		return spec, fmt.Errorf("export: unit %s: spec: %w", u.ID, err)
+	}
+	return spec, nil
+}

@@ -1,0 +1,142 @@
+package export
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// tick is the grain of meta.lastUpdated: windows begin and end on whole ticks.
+const tick = time.Millisecond
+
+// countFunc counts the resources whose meta.lastUpdated lies in [from, to); a
+// zero from is open.
+type countFunc func(ctx context.Context, from, to time.Time) (int64, error)
+
+// gallop are the distances from the end of a range at which a range that is
+// open to the past is cut first, until what is left is small. They are wide
+// apart: within a band the bisection takes over.
+var gallop = [...]time.Duration{
+	time.Minute, 16 * time.Minute, 4 * time.Hour, 64 * time.Hour,
+	45 * 24 * time.Hour, 720 * 24 * time.Hour, 30 * 365 * 24 * time.Hour, 250 * 365 * 24 * time.Hour,
+}
+
+// cutWindows returns windows that cover [from, to) without a gap, in order,
+// each holding at most limit resources by count, except where one tick alone
+// holds more. counted is the count of the whole range. A bulk load puts
+// millions into one minute of many years, so the cuts follow the counts, never
+// equal widths; empty stretches belong to a neighbour, so none goes unread.
+func cutWindows(ctx context.Context, count countFunc, from, to time.Time, counted, limit int64, parallel int) ([]windowSpec, error) {
+	c := &cutter{count: count, limit: max(limit, 1)}
+	var roots []*cut
+	if from.IsZero() {
+		bands, err := c.bands(ctx, to, counted)
+		if err != nil {
+			return nil, err
+		}
+		roots = bands
+	} else {
+		roots = []*cut{{windowSpec: windowSpec{From: from, To: to, Counted: counted}}}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(max(parallel, 1))
+	c.group = group
+	for _, root := range roots {
+		group.Go(func() error { return c.split(ctx, root) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var windows []windowSpec
+	for _, root := range roots {
+		windows = root.leaves(windows)
+	}
+	return merge(windows, c.limit), nil
+}
+
+// cutter bisects by counting.
+type cutter struct {
+	count countFunc
+	limit int64
+	group *errgroup.Group
+}
+
+// cut is a node of the tree of cuts; a leaf is a window.
+type cut struct {
+	windowSpec
+	left, right *cut
+}
+
+func (c *cut) leaves(into []windowSpec) []windowSpec {
+	if c.left == nil {
+		return append(into, c.windowSpec)
+	}
+	return c.right.leaves(c.left.leaves(into))
+}
+
+// bands cuts a range that is open to the past, oldest band first. The oldest
+// stays open and holds what no count placed elsewhere.
+func (c *cutter) bands(ctx context.Context, to time.Time, rest int64) ([]*cut, error) {
+	var newestFirst []*cut
+	end := to
+	for _, distance := range gallop {
+		if rest <= c.limit {
+			break
+		}
+		begin := to.Add(-distance).Truncate(tick)
+		n, err := c.count(ctx, begin, end)
+		if err != nil {
+			return nil, err
+		}
+		newestFirst = append(newestFirst, &cut{windowSpec: windowSpec{From: begin, To: end, Counted: n}})
+		rest, end = max(rest-n, 0), begin
+	}
+	newestFirst = append(newestFirst, &cut{windowSpec: windowSpec{To: end, Counted: rest}})
+	slices.Reverse(newestFirst)
+	return newestFirst, nil
+}
+
+// split bisects w until each leaf is small enough or one tick wide. The lighter
+// half goes to another goroutine where one is free.
+func (c *cutter) split(ctx context.Context, w *cut) error {
+	for w.Counted > c.limit && !w.From.IsZero() {
+		half := (w.To.Sub(w.From) / 2).Truncate(tick)
+		if half < tick {
+			return nil
+		}
+		middle := w.From.Add(half)
+		later, err := c.count(ctx, middle, w.To)
+		if err != nil {
+			return err
+		}
+		w.left = &cut{windowSpec: windowSpec{From: w.From, To: middle, Counted: max(w.Counted-later, 0)}}
+		w.right = &cut{windowSpec: windowSpec{From: middle, To: w.To, Counted: later}}
+		light, heavy := w.left, w.right
+		if light.Counted > heavy.Counted {
+			light, heavy = heavy, light
+		}
+		if light.Counted > c.limit && !c.group.TryGo(func() error { return c.split(ctx, light) }) {
+			if err := c.split(ctx, light); err != nil {
+				return err
+			}
+		}
+		w = heavy
+	}
+	return nil
+}
+
+// merge joins neighbours that together are small enough.
+func merge(windows []windowSpec, limit int64) []windowSpec {
+	var merged []windowSpec
+	for _, w := range windows {
+		if n := len(merged); n > 0 && merged[n-1].Counted+w.Counted <= limit {
+			merged[n-1].To = w.To
+			merged[n-1].Counted += w.Counted
+			continue
+		}
+		merged = append(merged, w)
+	}
+	return merged
+}
