@@ -110,6 +110,9 @@ var concurrentTests = []test{
 	{"RenewAndSaveAtOnce", testRenewAndSave},
 }
 
+// perJob is how many slices each job of a crowd has.
+const perJob = 70
+
 // crowd is many workers on a few jobs, who fail, let go, fall silent and come
 // back too late.
 type crowd struct {
@@ -123,7 +126,7 @@ type crowd struct {
 }
 
 func testEveryUnitOnce(f *fixture) {
-	const workers, perJob = 8, 70
+	const workers = 8
 	c := &crowd{fixture: f, completed: map[string]int{}, attempt: map[string]int64{}}
 	var all []*jobs.Job
 	for range maxActive + 1 {
@@ -131,7 +134,7 @@ func testEveryUnitOnce(f *fixture) {
 	}
 	var wg sync.WaitGroup
 	for w := range workers {
-		wg.Go(func() { c.work(rand.New(rand.NewPCG(uint64(w), 1)), perJob) })
+		wg.Go(func() { c.work(rand.New(rand.NewPCG(uint64(w), 1))) })
 	}
 	wg.Wait()
 	if f.Failed() {
@@ -156,12 +159,12 @@ func testEveryUnitOnce(f *fixture) {
 }
 
 // work claims and works until nothing is left.
-func (c *crowd) work(r *rand.Rand, perJob int) {
+func (c *crowd) work(r *rand.Rand) {
 	for c.Context().Err() == nil && !c.Failed() {
 		c.clock.RLock()
 		l, _, err := c.Claim(c.Context(), "worker")
 		if err == nil {
-			c.attend(l, r, perJob)
+			c.attend(l, r)
 		}
 		c.clock.RUnlock()
 		switch {
@@ -184,7 +187,7 @@ func (c *crowd) work(r *rand.Rand, perJob int) {
 }
 
 // attend does one of the things a worker may do with a unit.
-func (c *crowd) attend(l *jobs.Lease, r *rand.Rand, perJob int) {
+func (c *crowd) attend(l *jobs.Lease, r *rand.Rand) {
 	choice := r.IntN(8)
 	if l.Tries >= 3 { // no unit may come to its last try
 		choice = 7
@@ -201,17 +204,17 @@ func (c *crowd) attend(l *jobs.Lease, r *rand.Rand, perJob int) {
 		c.mu.Unlock()
 	case 3, 4:
 		if err = c.Save(c.Context(), l, json.RawMessage(`{"page":1}`)); err == nil {
-			err = c.tryComplete(l, perJob)
+			err = c.tryComplete(l)
 		}
 	default:
-		err = c.tryComplete(l, perJob)
+		err = c.tryComplete(l)
 	}
 	if err != nil {
 		c.Errorf("with a lease in force: %v", err)
 	}
 }
 
-func (c *crowd) tryComplete(l *jobs.Lease, perJob int) error {
+func (c *crowd) tryComplete(l *jobs.Lease) error {
 	var r jobs.Result
 	switch l.Unit.Kind {
 	case jobs.UnitPlan:
@@ -240,7 +243,7 @@ func (c *crowd) comeLate(r *rand.Rand) {
 	l := c.late[i]
 	c.late = append(c.late[:i], c.late[i+1:]...)
 	c.mu.Unlock()
-	if err := c.tryComplete(l, 70); err != nil && !errors.Is(err, jobs.ErrLeaseLost) && !errors.Is(err, jobs.ErrEnded) {
+	if err := c.tryComplete(l); err != nil && !errors.Is(err, jobs.ErrLeaseLost) && !errors.Is(err, jobs.ErrEnded) {
 		c.Errorf("a late Complete = %v, want ErrLeaseLost or ErrEnded", err)
 	}
 }

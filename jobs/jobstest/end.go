@@ -41,6 +41,7 @@ var cancelTests = []test{
 		j := f.planned()
 		f.finish(j)
 		ended := f.get(j.ID).EndedAt
+		f.advance(time.Minute)
 		f.cancel(j)
 		if got := f.get(j.ID).EndedAt; !got.Equal(ended) {
 			f.Errorf("EndedAt moved from %v to %v", ended, got)
@@ -190,10 +191,12 @@ func testLeaseMightWrite(f *fixture) {
 	f.wantRemovable("two holders may be writing")
 	f.advance(leaseTTL/2 + time.Second)
 	f.wantRemovable("one holder may be writing")
-	if err := f.Renew(f.Context(), l); !errors.Is(err, jobs.ErrEnded) {
-		f.Errorf("Renew = %v, want ErrEnded", err)
+	for _, m := range f.methods()[:2] { // Renew, Save
+		if err := m.call(l); !errors.Is(err, jobs.ErrEnded) {
+			f.Errorf("%s = %v, want ErrEnded", m.name, err)
+		}
+		f.wantRemovable("a holder who learns of the end by " + m.name + " has yet to stop")
 	}
-	f.wantRemovable("a holder who learns of the end by Renew has yet to stop")
 	f.advance(leaseTTL / 2)
 	f.wantRemovable("the last lease has run out", j)
 }

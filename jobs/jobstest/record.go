@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -201,5 +200,3 @@ func testContextEnded(f *fixture) {
 }
 
 func second[T any](_ T, err error) error { return err }
-
-var _ testing.TB = (*fixture)(nil)

@@ -1,0 +1,119 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"spillway/jobs"
+)
+
+const (
+	// sweepGap is the shortest time between two looks for removable jobs,
+	// however often the store changes.
+	sweepGap = time.Second
+	// orphansEvery is the time between two looks for bytes without a job.
+	orphansEvery = time.Hour
+	// orphanAge is how old bytes without a job must be to be removed. A job is
+	// recorded before its bytes are written, so this only guards against a
+	// store that forgot a job which a worker has not noticed yet.
+	orphanAge = 10 * time.Minute
+)
+
+// sweepUntil removes what nobody wants any more, until ctx ends.
+func (w *Worker) sweepUntil(ctx context.Context) {
+	problems := outage{log: w.log, what: "the removal of exports"}
+	pause := newPause(w.c.SweepEvery)
+	var orphansSwept time.Time
+	for ctx.Err() == nil {
+		err := w.sweep(ctx)
+		if time.Since(orphansSwept) >= orphansEvery {
+			if oerr := w.sweepOrphans(ctx); oerr != nil {
+				err = errors.Join(err, oerr)
+			} else {
+				orphansSwept = time.Now()
+			}
+		}
+		switch {
+		case err == nil:
+			problems.over()
+			pause.Reset()
+			w.awaitChange(ctx)
+		case ctx.Err() != nil:
+		case errors.Is(err, jobs.ErrUnavailable):
+			w.store.failed(err)
+			sleep(ctx, pause.NextBackOff())
+		default:
+			problems.failed(err)
+			sleep(ctx, pause.NextBackOff())
+		}
+	}
+}
+
+// awaitChange waits until the store may have changed, but at least sweepGap and
+// at most SweepEvery.
+func (w *Worker) awaitChange(ctx context.Context) {
+	sleep(ctx, min(sweepGap, w.c.SweepEvery))
+	ctx, cancel := context.WithTimeout(ctx, w.c.SweepEvery)
+	defer cancel()
+	_ = w.c.Store.Idle(ctx) // if the store is away, the next sweep finds out
+}
+
+// sweep removes the removable jobs: bytes first, record last, so that a record
+// is there for as long as any byte is.
+func (w *Worker) sweep(ctx context.Context) error {
+	if w.c.RemoveBytes == nil {
+		return nil
+	}
+	ids, err := w.c.Store.Removable(ctx)
+	if err != nil {
+		return fmt.Errorf("list removable exports: %w", err)
+	}
+	var errs []error
+	for _, id := range ids {
+		if w.busy(id) {
+			continue // a unit of it is still winding up here
+		}
+		if err := w.c.RemoveBytes(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("remove the bytes of an export: %w", err))
+			continue
+		}
+		if err := w.c.Store.Remove(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("remove the record of an export: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// busy reports whether an attempt at a unit of the job is under way here.
+func (w *Worker) busy(id jobs.ID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.active[id] > 0
+}
+
+// sweepOrphans removes bytes whose job the store does not know.
+func (w *Worker) sweepOrphans(ctx context.Context) error {
+	if w.c.SweepOrphans == nil {
+		return nil
+	}
+	seen := map[jobs.ID]bool{}
+	var failed error
+	err := w.c.SweepOrphans(ctx, func(id jobs.ID) bool {
+		known, asked := seen[id]
+		if !asked {
+			_, err := w.c.Store.Get(ctx, id)
+			known = !errors.Is(err, jobs.ErrNotFound) // when in doubt the bytes stay
+			if err != nil && known {
+				failed = fmt.Errorf("look up an export: %w", err)
+			}
+			seen[id] = known
+		}
+		return known
+	}, orphanAge)
+	if err != nil {
+		return fmt.Errorf("remove bytes without an export: %w", err)
+	}
+	return failed
+}
