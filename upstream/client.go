@@ -1,0 +1,230 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/upstream/fhir"
+)
+
+// factsAge is how long what was learnt is believed.
+const factsAge = 10 * time.Minute
+
+const opMetadata = "GET /metadata"
+
+// A Config says which server is behind us and how it is to be treated.
+type Config struct {
+	// URL is the FHIR base, http or https, without user, query or fragment. A
+	// trailing slash makes no difference. It is the only field without a default.
+	URL *url.URL
+	// Aliases are other addresses of the same base, as the upstream may name
+	// itself in next links. Links to them are rewritten to URL; requests are
+	// never sent to them.
+	Aliases []*url.URL
+	// Header is sent with each of the client's requests and replaces what the
+	// client would send under the same name. The pass-through never sees it.
+	Header http.Header
+	// Timeout bounds the wait for a response's headers, and each wait for more
+	// of its body. Zero means 60s.
+	Timeout time.Duration
+	// MaxConcurrency is how many requests may be under way at once. Zero means 8.
+	MaxConcurrency int
+	// PageSize is the _count that searches ask for. Zero means 1000.
+	PageSize int
+	// Settle is how long a committed resource may stay invisible to searches.
+	// The client only keeps it for its callers.
+	Settle time.Duration
+	// MaxOutage is how long an upstream that answers nothing is waited for, once
+	// it has answered at all. Zero means 5m.
+	MaxOutage time.Duration
+	// PageBytes limits one answer, inflated. Zero means 256 MiB.
+	PageBytes int64
+	// ResourceBytes limits one resource. Zero means 16 MiB.
+	ResourceBytes int64
+	// Version is told in the User-Agent header. Empty means "devel".
+	Version string
+	// Registerer takes the metrics; nil means that none are kept.
+	Registerer prometheus.Registerer
+	// Logger is told of retries. Nil means slog.Default().
+	Logger *slog.Logger
+	// Now is our wall clock, which the upstream's Date is compared with. Nil
+	// means time.Now. Waits do not depend on it.
+	Now func() time.Time
+}
+
+func (c Config) withDefaults() Config {
+	c.Timeout = or(c.Timeout, 60*time.Second)
+	c.MaxConcurrency = or(c.MaxConcurrency, 8)
+	c.PageSize = or(c.PageSize, 1000)
+	c.MaxOutage = or(c.MaxOutage, 5*time.Minute)
+	c.PageBytes = or(c.PageBytes, 256<<20)
+	c.ResourceBytes = or(c.ResourceBytes, 16<<20)
+	if c.Version == "" {
+		c.Version = "devel"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+func or[T int | int64 | time.Duration](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}
+
+// A Client asks one upstream on behalf of exports. Its methods may be called
+// concurrently; all of them share one limit of requests under way and one
+// Retry-After. A visit function that is given to a method must not call the
+// client, since it runs while its request holds a turn.
+type Client struct {
+	cfg       Config
+	place     place
+	transport *http.Transport
+	governor  *governor
+	vital     *vital
+	metrics   clientMetrics
+	log       *slog.Logger
+
+	bareAccept   atomic.Bool  // the upstream refuses our Accept header
+	pageSize     atomic.Int64 // the _count that it accepts; 0: Config.PageSize
+	capabilities cell[fhir.Capabilities]
+	facts        cell[Facts]
+}
+
+// New returns a client for c. It sends nothing yet. The error names the key of
+// the configuration that is at fault, or a metric that cannot be registered.
+func New(c Config) (*Client, error) {
+	c = c.withDefaults()
+	p, err := newPlace(c.URL, c.Aliases)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newClientMetrics(c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("upstream: metrics: %w", err)
+	}
+	return &Client{
+		cfg:       c,
+		place:     p,
+		transport: newTransport(p.base.Hostname()),
+		governor:  newGovernor(c.MaxConcurrency),
+		vital:     newVital(),
+		metrics:   m,
+		log:       c.Logger,
+	}, nil
+}
+
+// Settle returns Config.Settle.
+func (c *Client) Settle() time.Duration { return c.cfg.Settle }
+
+// Capabilities returns the upstream's capability statement, at most 10 minutes
+// old. Concurrent callers share one request. The result is not to be changed.
+func (c *Client) Capabilities(ctx context.Context) (*fhir.Capabilities, error) {
+	return c.capabilities.load(ctx, func(ctx context.Context) (*fhir.Capabilities, time.Duration, error) {
+		caps, _, err := c.fetchCapabilities(ctx)
+		return caps, factsAge, err
+	})
+}
+
+// fetchCapabilities reads /metadata. The reply's body is spent.
+func (c *Client) fetchCapabilities(ctx context.Context) (*fhir.Capabilities, *reply, error) {
+	r := &request{
+		kind: kindMetadata, op: opMetadata, method: http.MethodGet,
+		url: c.place.base.JoinPath("metadata"), strikes: maxStrikes,
+	}
+	var caps *fhir.Capabilities
+	var last *reply
+	err := c.do(ctx, r, func(re *reply) error {
+		var err error
+		caps, err = fhir.ReadCapabilities(re.body)
+		last = re
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return caps, last, nil
+}
+
+// Read returns one resource as the upstream sent it. The error wraps
+// ErrNotFound or ErrGone if that is the answer.
+func (c *Client) Read(ctx context.Context, typ, id string) ([]byte, error) {
+	if !typeName(typ) || !fhir.ValidID(id) {
+		return nil, errors.New("upstream: read: no valid resource type and id")
+	}
+	r := &request{
+		kind: kindRead, op: "read " + typ, method: http.MethodGet,
+		url: c.place.base.JoinPath(typ, id), strikes: maxStrikes,
+	}
+	var resource []byte
+	err := c.do(ctx, r, func(re *reply) error {
+		re.body.limit = c.cfg.ResourceBytes
+		b, err := io.ReadAll(re.body)
+		if err != nil {
+			return err
+		}
+		h, err := fhir.ReadHeader(b)
+		if err != nil {
+			return err
+		}
+		if h.Type != typ || h.ID != id {
+			return &RequestError{Op: r.op, Status: http.StatusOK, Kind: KindMalformed,
+				Err: errors.New("another resource came than was asked for")}
+		}
+		resource = b
+		return nil
+	})
+	var failed *RequestError
+	if errors.As(err, &failed) && failed.Err == nil {
+		switch failed.Status {
+		case http.StatusNotFound:
+			failed.Err = ErrNotFound
+		case http.StatusGone:
+			failed.Err = ErrGone
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resource, nil
+}
+
+// typeName reports whether s looks like a resource type, so that it may stand
+// in a path.
+func typeName(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i] | 0x20; c < 'a' || c > 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+func logOp(op string) slog.Attr         { return slog.String("request", op) }
+func logKind(k ErrorKind) slog.Attr     { return slog.String("failure", k.String()) }
+func logStatus(status int) slog.Attr    { return slog.Int("status", status) }
+func logWait(d time.Duration) slog.Attr { return slog.Duration("wait", d) }
+func levelOf(failed *RequestError) slog.Level {
+	if failed.Kind == KindThrottled {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
+}

@@ -1,0 +1,105 @@
+package upstream
+
+import (
+	"strings"
+	"time"
+
+	"spillway/upstream/fhir"
+)
+
+// Support says what the upstream does with something that it was asked for.
+type Support int
+
+// The zero Support is Unknown.
+const (
+	Unknown Support = iota // not probed: there was nothing to probe it with, or the probe failed
+	Works                  // it does what the specification says
+	Ignored                // it answers, but not to what was asked
+	Refused                // it does not do it, or says no
+)
+
+// String returns a word for a table.
+func (s Support) String() string {
+	switch s {
+	case Works:
+		return "works"
+	case Ignored:
+		return "ignored"
+	case Refused:
+		return "refused"
+	}
+	return "unknown"
+}
+
+// CountMode is a way to ask for a count.
+type CountMode int
+
+// The zero CountMode is CountNone.
+const (
+	CountNone    CountMode = iota // no way works
+	CountSummary                  // _summary=count
+	CountTotal                    // _total=accurate&_count=0
+)
+
+// String returns the parameters that ask for the count.
+func (m CountMode) String() string {
+	switch m {
+	case CountSummary:
+		return "_summary=count"
+	case CountTotal:
+		return "_total=accurate&_count=0"
+	}
+	return "none"
+}
+
+// Facts are what Learn found out. They are shared: not to be changed.
+type Facts struct {
+	Capabilities *fhir.Capabilities
+	// ClockOffset is the upstream's clock minus ours. It is 0 if the Date header
+	// can be true by our clock; else it is the largest that Date, which has whole
+	// seconds, allows. So our clock plus ClockOffset is never behind the upstream's.
+	ClockOffset    time.Duration
+	ClockSkewKnown bool      // there was a Date header
+	LastUpdated    Support   // windows on _lastUpdated
+	Counts         Support   // counts that were right for the probe
+	CountMode      CountMode // how to ask for them; CountNone unless Counts is Works
+	Sort           Support   // _sort=_lastUpdated and -_lastUpdated
+	PostSearch     Support   // POST [type]/_search
+	History        Support   // [type]/_history?_since
+	NextLinks      Support   // the next link of a page leads to the following page
+	PageSize       int       // resources on a page that was asked for Config.PageSize and has a next link; else what was asked for
+	ProbeType      string    // the type that was probed; "" if none of those tried has data
+	Problems       []string  // sentences for an operator, without data
+}
+
+// versionProblem says what is wrong with a FHIR version, or "".
+func versionProblem(version string) string {
+	switch {
+	case version == "":
+		return "The capability statement does not say its FHIR version; R4 is assumed."
+	case strings.HasPrefix(version, "4."), strings.HasPrefix(version, "5."):
+		return ""
+	case strings.HasPrefix(version, "0."), strings.HasPrefix(version, "1."):
+		return "The upstream speaks FHIR DSTU2; R4, R4B and R5 are supported."
+	case strings.HasPrefix(version, "3."):
+		return "The upstream speaks FHIR STU3; R4, R4B and R5 are supported."
+	}
+	return "The upstream speaks a FHIR version that is not known here; R4, R4B and R5 are supported."
+}
+
+// A clockSample is one Date header and when it was asked for and received.
+type clockSample struct {
+	date           time.Time // whole seconds, as all Dates are
+	sent, received time.Time
+}
+
+// offset is the upstream's clock minus ours. When the Date was written that
+// clock stood in [date, date+1s), and ours in [sent, received].
+func (s clockSample) offset() time.Duration {
+	const slack = 50 * time.Millisecond
+	least, most := s.date.Sub(s.received), s.date.Add(time.Second).Sub(s.sent)
+	if least-slack <= 0 && most+slack >= 0 {
+		return 0
+	}
+	return most
+}

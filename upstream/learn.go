@@ -1,0 +1,292 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"spillway/upstream/fhir"
+)
+
+const (
+	maxDataTries = 8           // types that are asked whether they have data
+	unsureAge    = time.Minute // how long facts are believed when a probe failed in passing
+	smallPage    = 100         // tried when the configured page size is refused
+)
+
+// likelyTypes are asked for data first.
+var likelyTypes = [...]string{"Patient", "Observation", "Encounter", "Condition", "Organization"}
+
+// Learn finds out by asking what the upstream can do. What it found is kept for
+// 10 minutes, or until Forget; concurrent callers share one run. A probe that
+// fails leaves its fact Unknown or Refused and a sentence in Facts.Problems.
+// Learn itself fails when /metadata does, when the upstream lets us search
+// nothing (KindAuth), when it goes away in the middle, or when ctx ends.
+func (c *Client) Learn(ctx context.Context) (*Facts, error) {
+	return c.facts.load(ctx, func(ctx context.Context) (*Facts, time.Duration, error) {
+		l := learner{c: c, f: &Facts{PageSize: c.cfg.PageSize}}
+		if err := l.learn(ctx); err != nil {
+			return nil, 0, err
+		}
+		if l.unsure {
+			return l.f, unsureAge, nil
+		}
+		return l.f, factsAge, nil
+	})
+}
+
+// Forget makes the next Learn and the next Capabilities ask again.
+func (c *Client) Forget() {
+	c.facts.forget()
+	c.capabilities.forget()
+}
+
+// A learner is one run of Learn.
+type learner struct {
+	c      *Client
+	f      *Facts
+	unsure bool        // a probe failed in a way that may pass
+	clock  clockSample // the tightest so far
+
+	typ   string      // the type that is probed; it may have no data
+	found fhir.Header // a resource of it, if there is data
+	seen  int         // resources of it on one page
+	whole bool        // that page was all of them
+
+	single bool // a page of one had one, and no next link
+}
+
+func (l *learner) learn(ctx context.Context) error {
+	caps, last, err := l.c.fetchCapabilities(ctx)
+	if err != nil {
+		return err
+	}
+	l.c.capabilities.put(caps, factsAge)
+	l.f.Capabilities = caps
+	l.note(last)
+	if p := versionProblem(caps.FHIRVersion); p != "" {
+		l.problem("%s", p)
+	}
+	steps := []func(context.Context) error{l.findData}
+	steps = append(steps, l.probePageSize, l.probeLastUpdated, l.probeCounts, l.probeSort, l.probePost, l.probeHistory)
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// problem adds a sentence.
+func (l *learner) problem(format string, args ...any) {
+	l.f.Problems = append(l.f.Problems, fmt.Sprintf(format, args...))
+}
+
+// note takes the clock from a reply.
+func (l *learner) note(re *reply) {
+	if re == nil {
+		return
+	}
+	date, err := http.ParseTime(re.header.Get("Date"))
+	if err != nil {
+		return
+	}
+	s := clockSample{date: date, sent: re.sent.Round(0), received: re.received.Round(0)}
+	if !l.f.ClockSkewKnown || s.received.Sub(s.sent) < l.clock.received.Sub(l.clock.sent) {
+		l.clock = s
+		l.f.ClockSkewKnown, l.f.ClockOffset = true, s.offset()
+	}
+}
+
+// failed judges the failure of a probe: what it means for the fact, or that
+// Learn cannot go on.
+func (l *learner) failed(err error) (Support, error) {
+	var f *RequestError
+	if !errors.As(err, &f) || f.Kind == KindUnreachable || f.Kind == KindThrottled {
+		return Unknown, err
+	}
+	l.problem("%s", f.Error())
+	if f.Temporary() {
+		l.unsure = true
+		return Unknown, nil
+	}
+	return Refused, nil
+}
+
+// A glance is what a probe saw on one page.
+type glance struct {
+	fhir.Page
+	resources []fhir.Header // the distinct ones of the type that was asked for
+}
+
+// look reads the page that s and our own parameters name.
+func (l *learner) look(ctx context.Context, s Search, own ...string) (glance, *request, error) {
+	op := "search " + s.Type
+	if s.Post {
+		op += " by POST"
+	}
+	r, err := l.c.searchRequest(s, op, kindProbe, own...)
+	if err != nil {
+		return glance{}, nil, err
+	}
+	g, err := l.follow(ctx, r, s.Type)
+	return g, r, err
+}
+
+// follow performs a probe.
+func (l *learner) follow(ctx context.Context, r *request, typ string) (glance, error) {
+	r.strikes = probeStrikes
+	var g glance
+	ids := make(map[string]bool)
+	page, last, err := l.c.scan(ctx, r, func(e *fhir.Entry) error {
+		if e.Header.Type == typ && (e.Mode == "" || e.Mode == "match") && !ids[e.Header.ID] {
+			ids[e.Header.ID] = true
+			g.resources = append(g.resources, e.Header)
+		}
+		return nil
+	})
+	g.Page = page
+	l.note(last)
+	return g, err
+}
+
+// candidates are the types to look for data in, the likely ones first.
+func candidates(caps *fhir.Capabilities) []string {
+	var types []string
+	for _, t := range likelyTypes {
+		if _, listed := caps.Type(t); listed || len(caps.Types) == 0 {
+			types = append(types, t)
+		}
+	}
+	for _, t := range caps.Types {
+		if typeName(t.Type) && !slices.Contains(types, t.Type) {
+			types = append(types, t.Type)
+		}
+	}
+	return slices.DeleteFunc(types, func(name string) bool {
+		t, listed := caps.Type(name)
+		return listed && len(t.Interactions) > 0 && !caps.Can(name, "search-type")
+	})
+}
+
+// findData looks for a type with data, and at the next link of a page of one.
+func (l *learner) findData(ctx context.Context) error {
+	types := candidates(l.f.Capabilities)
+	if len(types) == 0 {
+		l.problem("The capability statement lists no type that can be searched.")
+		return nil
+	}
+	var denied *RequestError
+	var problems []string
+	refusals := 0
+	types = types[:min(len(types), maxDataTries)]
+	for _, t := range types {
+		g, r, err := l.look(ctx, Search{Type: t}, "_count=1")
+		if err != nil {
+			var f *RequestError
+			if errors.As(err, &f) && f.Kind == KindAuth {
+				denied, refusals = f, refusals+1
+			}
+			had := len(l.f.Problems)
+			if _, err := l.failed(err); err != nil {
+				return err
+			}
+			problems = append(problems, l.f.Problems[had:]...)
+			l.f.Problems = l.f.Problems[:had]
+			continue
+		}
+		if l.typ == "" {
+			l.typ = t // for the probes that need no data, if there is none
+		}
+		if len(g.resources) > 0 {
+			l.typ, l.found, l.f.ProbeType = t, g.resources[0], t
+			return l.probeNext(ctx, r, g)
+		}
+	}
+	if denied != nil && refusals == len(types) {
+		return denied
+	}
+	l.f.Problems = append(l.f.Problems, problems...)
+	l.problem("No data was found in the %d types that were tried, so not all could be probed.", len(types))
+	return nil
+}
+
+// probeNext follows the next link of a page of one resource.
+func (l *learner) probeNext(ctx context.Context, r *request, g glance) error {
+	if g.Next == "" {
+		l.single = len(g.resources) == 1 // there may be no second one
+		return nil
+	}
+	u, err := l.c.place.resolve(r.url, g.Next)
+	if err != nil {
+		l.f.NextLinks = Refused
+		var foreign *ForeignLinkError
+		if errors.As(err, &foreign) && foreign.Origin != "" {
+			l.problem("Next links lead to %s, which is not the configured upstream; if it is the same server, list that base address in upstream.url_aliases.", printable(foreign.Origin))
+			return nil
+		}
+		l.problem("Next links lead to an address that cannot be followed.")
+		return nil
+	}
+	second, err := l.follow(ctx, &request{
+		kind: kindProbe, op: "follow the next link of " + l.typ, method: http.MethodGet, url: u, next: true,
+	}, l.typ)
+	switch {
+	case err != nil:
+		l.f.NextLinks, err = l.failed(err)
+		return err
+	case len(second.resources) > 0 && second.resources[0].ID == g.resources[0].ID:
+		l.f.NextLinks = Ignored
+		l.problem("The next link of a page of %s brings the same page again.", l.typ)
+	default:
+		l.f.NextLinks = Works
+	}
+	return nil
+}
+
+// probePageSize asks for a full page.
+func (l *learner) probePageSize(ctx context.Context) error {
+	if l.f.ProbeType == "" {
+		return nil
+	}
+	asked := l.c.cfg.PageSize
+	g, err := l.fullPage(ctx, asked)
+	var f *RequestError
+	if errors.As(err, &f) && !f.Temporary() && f.Kind == KindStatus && asked > smallPage {
+		refused := asked
+		asked = smallPage
+		if g, err = l.fullPage(ctx, asked); err == nil {
+			l.problem("Pages of %d are refused; %d is asked for instead.", refused, asked)
+		}
+	}
+	if err != nil {
+		_, err = l.failed(err)
+		return err
+	}
+	l.c.pageSize.Store(int64(asked))
+	l.f.PageSize = asked
+	l.take(g)
+	if g.Next != "" && l.seen > 0 {
+		l.f.PageSize = l.seen
+	}
+	if l.f.NextLinks == Unknown && l.single && l.seen > 1 {
+		l.f.NextLinks = Refused
+		l.whole = false
+		l.problem("A page of one %s has no next link, though there are more.", l.typ)
+	}
+	return nil
+}
+
+// take keeps what a full page says about the number of resources.
+func (l *learner) take(g glance) {
+	l.seen = len(g.resources)
+	l.whole = g.Next == "" && l.seen < l.c.pageCount()
+}
+
+func (l *learner) fullPage(ctx context.Context, size int) (glance, error) {
+	g, _, err := l.look(ctx, Search{Type: l.typ}, fmt.Sprintf("_count=%d", size))
+	return g, err
+}

@@ -1,0 +1,243 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"spillway/upstream/fhir"
+)
+
+// never is later than any resource: a search from it on finds nothing.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// probeLastUpdated asks for a window that holds nothing, and for one that holds
+// the resource that was found.
+func (l *learner) probeLastUpdated(ctx context.Context) error {
+	if l.f.ProbeType == "" {
+		return nil
+	}
+	g, _, err := l.look(ctx, Search{Type: l.typ, From: never}, "_count=1")
+	switch {
+	case err != nil:
+		l.f.LastUpdated, err = l.failed(err)
+		return err
+	case len(g.resources) > 0:
+		l.f.LastUpdated = Ignored
+		l.problem("_lastUpdated is ignored: a search of %s for the year 9999 returned resources.", l.typ)
+		return nil
+	}
+	l.f.LastUpdated = Works
+	var complaint string
+	for range 2 { // the resource may be updated while we look for it
+		if complaint, err = l.findAgain(ctx); err != nil {
+			l.f.LastUpdated, err = l.failed(err)
+			return err
+		}
+		if complaint == "" {
+			return nil
+		}
+		again, _, err := l.look(ctx, Search{Type: l.typ}, "_count=1")
+		if err != nil {
+			l.f.LastUpdated, err = l.failed(err)
+			return err
+		}
+		if len(again.resources) > 0 {
+			l.found = again.resources[0]
+		}
+	}
+	l.f.LastUpdated = Refused
+	l.problem("_lastUpdated is of no use: %s", complaint)
+	return nil
+}
+
+// findAgain searches the second in which the resource that was found was last
+// updated. The complaint is "" if all is well.
+func (l *learner) findAgain(ctx context.Context) (complaint string, err error) {
+	s := Search{Type: l.typ, From: time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)}
+	at, parseErr := fhir.ParseInstant(l.found.LastUpdated)
+	if parseErr == nil {
+		s.From = at.UTC().Truncate(time.Millisecond)
+		s.To = s.From.Add(time.Second)
+	}
+	g, _, err := l.look(ctx, s, "_count=10")
+	if err != nil {
+		return "", err
+	}
+	if len(g.resources) == 0 {
+		return fmt.Sprintf("a window around the time of a %s does not find it.", l.typ), nil
+	}
+	if parseErr != nil {
+		return "", nil
+	}
+	for _, h := range g.resources {
+		if t, err := fhir.ParseInstant(h.LastUpdated); err == nil && (t.Before(s.From) || !t.Before(s.To)) {
+			return fmt.Sprintf("a window with both ends returned a %s from outside.", l.typ), nil
+		}
+	}
+	return "", nil
+}
+
+// probeCounts tries both ways to count.
+func (l *learner) probeCounts(ctx context.Context) error {
+	if l.typ == "" {
+		return nil
+	}
+	had := len(l.f.Problems)
+	for _, mode := range []CountMode{CountSummary, CountTotal} {
+		verdict, complaint, err := l.tryCounts(ctx, mode)
+		if err != nil {
+			return err
+		}
+		if verdict == Works {
+			l.f.Counts, l.f.CountMode = Works, mode
+			l.f.Problems = l.f.Problems[:had] // what is wrong with the other way does not matter
+			return nil
+		}
+		l.f.Counts = verdict
+		if complaint != "" {
+			l.problem("%s", complaint)
+		}
+	}
+	return nil
+}
+
+// tryCounts says whether counts asked for in one way are right.
+func (l *learner) tryCounts(ctx context.Context, mode CountMode) (verdict Support, complaint string, err error) {
+	ask := func(s Search) (int64, error) {
+		n, last, err := l.c.count(ctx, s, mode, kindProbe, probeStrikes)
+		l.note(last)
+		return n, err
+	}
+	judge := func(err error) (Support, string, error) {
+		if errors.Is(err, ErrNoCount) {
+			return Refused, fmt.Sprintf("A search with %s states no total.", mode), nil
+		}
+		verdict, err := l.failed(err)
+		return verdict, "", err
+	}
+	n, err := ask(Search{Type: l.typ})
+	if err != nil {
+		return judge(err)
+	}
+	if !l.plausible(n) { // once more: the data may have changed in between
+		g, err := l.fullPage(ctx, l.c.pageCount())
+		if err != nil {
+			return judge(err)
+		}
+		l.take(g)
+		if n, err = ask(Search{Type: l.typ}); err != nil {
+			return judge(err)
+		}
+		if !l.plausible(n) {
+			return Ignored, fmt.Sprintf("Counts by %s are wrong: it counts %d where a page of %s shows %d.", mode, n, l.typ, l.seen), nil
+		}
+	}
+	if l.f.LastUpdated == Works {
+		if n, err = ask(Search{Type: l.typ, From: never}); err != nil {
+			return judge(err)
+		}
+		if n != 0 {
+			return Ignored, fmt.Sprintf("Counts by %s do not keep to a window on _lastUpdated.", mode), nil
+		}
+	}
+	return Works, "", nil
+}
+
+// plausible reports whether n can be the count of the type that is probed.
+func (l *learner) plausible(n int64) bool {
+	if l.whole {
+		return n == int64(l.seen)
+	}
+	return n >= int64(max(l.seen, 1)) || l.f.ProbeType == ""
+}
+
+// probeSort asks for both directions.
+func (l *learner) probeSort(ctx context.Context) error {
+	if l.f.ProbeType == "" {
+		return nil
+	}
+	var first [2]time.Time
+	for i, key := range []string{"_lastUpdated", "-_lastUpdated"} {
+		g, _, err := l.look(ctx, Search{Type: l.typ}, "_sort="+key, "_count=10")
+		if err != nil {
+			l.f.Sort, err = l.failed(err)
+			return err
+		}
+		var last time.Time
+		for n, h := range g.resources {
+			t, err := fhir.ParseInstant(h.LastUpdated)
+			if err != nil {
+				return nil // without times there is no telling
+			}
+			if n == 0 {
+				first[i] = t
+			} else if i == 0 && t.Before(last) || i == 1 && t.After(last) {
+				l.f.Sort = Ignored
+				return nil
+			}
+			last = t
+		}
+	}
+	if first[0].After(first[1]) {
+		l.f.Sort = Ignored
+		return nil
+	}
+	l.f.Sort = Works
+	return nil
+}
+
+// probePost asks by POST for the one resource that was found.
+func (l *learner) probePost(ctx context.Context) error {
+	if l.typ == "" || l.f.ProbeType != "" && !fhir.ValidID(l.found.ID) {
+		return nil
+	}
+	s := Search{Type: l.typ, Post: true}
+	if l.f.ProbeType != "" {
+		s.Query = "_id=" + l.found.ID
+	}
+	g, _, err := l.look(ctx, s, "_count=10")
+	switch {
+	case err != nil:
+		l.f.PostSearch, err = l.failed(err)
+		return err
+	case l.f.ProbeType != "" && (len(g.resources) != 1 || g.resources[0].ID != l.found.ID):
+		l.f.PostSearch = Ignored
+		l.problem("A search of %s by POST does not read its parameters from the body.", l.typ)
+	default:
+		l.f.PostSearch = Works
+	}
+	return nil
+}
+
+// probeHistory asks for what changed since now.
+func (l *learner) probeHistory(ctx context.Context) error {
+	if l.typ == "" {
+		return nil
+	}
+	since := l.c.cfg.Now().Add(l.f.ClockOffset)
+	u := l.c.place.base.JoinPath(l.typ, "_history")
+	u.RawQuery = "_since=" + fhir.FormatInstant(since) + "&_count=" + strconv.Itoa(1)
+	r := &request{kind: kindProbe, op: "history of " + l.typ, method: http.MethodGet, url: u}
+	g, err := l.follow(ctx, r, l.typ)
+	if err != nil {
+		l.f.History, err = l.failed(err)
+		return err
+	}
+	l.f.History = Works
+	if g.Type != "history" {
+		l.f.History = Ignored
+	}
+	for _, h := range g.resources {
+		if t, err := fhir.ParseInstant(h.LastUpdated); err == nil && t.Before(since.Add(-2*time.Second)) {
+			l.f.History = Ignored
+		}
+	}
+	if l.f.History == Ignored {
+		l.problem("The history of %s does not keep to _since.", l.typ)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package upstream
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+const (
+	maxStrikes     = 6                // failures of a request whose upstream otherwise answers
+	probeStrikes   = 2                // the same for a probe
+	firstPatience  = 10 * time.Second // for an upstream that has never answered
+	maxRetryAfter  = 5 * time.Minute  // longer pauses are cut to this
+	throttleJitter = 500 * time.Millisecond
+)
+
+// vital tells when the upstream last gave an answer that shows it to be well:
+// any status below 500 but 429. It separates a request that fails from an
+// upstream that is away.
+type vital struct {
+	born time.Time
+	last atomic.Int64 // nanoseconds from born to the last such answer; 0 if none
+}
+
+func newVital() *vital { return &vital{born: time.Now()} }
+
+func (v *vital) note(status int) {
+	if status > 0 && status < 500 && status != http.StatusTooManyRequests {
+		v.last.Store(max(1, int64(time.Since(v.born))))
+	}
+}
+
+// at returns the time of the last answer, or the zero time.
+func (v *vital) at() time.Time {
+	if n := v.last.Load(); n != 0 {
+		return v.born.Add(time.Duration(n))
+	}
+	return time.Time{}
+}
+
+// do performs r until it succeeds, is hopeless, or patience ends. It returns
+// nil, the visitor's own error, the context's, or a *RequestError.
+func (c *Client) do(ctx context.Context, r *request, use func(*reply) error) error {
+	p := patience{waits: backoff.ExponentialBackOff{
+		InitialInterval: 500 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 30 * time.Second,
+	}, began: time.Now(), previous: time.Now()}
+	for {
+		err := c.exchange(ctx, r, use)
+		if err == nil {
+			return nil
+		}
+		if stop, ok := err.(stopped); ok {
+			return stop.error
+		}
+		if ctx.Err() != nil {
+			return abandoned(ctx, r.op)
+		}
+		failed, ok := err.(*RequestError)
+		if !ok {
+			return err
+		}
+		wait, again := p.next(c, r, failed)
+		if !again {
+			failed.Tries = p.tries
+			return failed
+		}
+		c.metrics.retried(r.kind)
+		c.log.LogAttrs(ctx, levelOf(failed), "upstream request is tried again",
+			logOp(r.op), logKind(failed.Kind), logStatus(failed.Status), logWait(wait))
+		if err := sleep(ctx, wait); err != nil {
+			return abandoned(ctx, r.op)
+		}
+	}
+}
+
+// patience is the state of one request's retries.
+type patience struct {
+	waits    backoff.ExponentialBackOff
+	tries    int
+	strikes  int       // failures while the upstream otherwise answered
+	began    time.Time // first try
+	failing  time.Time // first failure
+	previous time.Time // last failure; at first the start
+}
+
+// next says whether the request is worth another try, and when.
+func (p *patience) next(c *Client, r *request, f *RequestError) (wait time.Duration, again bool) {
+	now := time.Now()
+	p.tries++
+	if p.failing.IsZero() {
+		p.failing = now
+	}
+	answered := c.vital.at()
+	if p.struck(r, f, answered) {
+		p.strikes++
+	}
+	p.previous = now
+
+	if !f.Temporary() {
+		// Once more for what a broken proxy or a restart might have sent.
+		again = p.tries < 2 && (f.Kind == KindNotFHIR || f.Kind == KindMalformed)
+		again = again || f.Status == http.StatusNotAcceptable && c.dropAccept()
+		return p.waits.NextBackOff(), again
+	}
+	wait = p.waits.NextBackOff()
+	if f.Kind == KindThrottled {
+		if pause := c.governor.pause(); pause > 0 {
+			wait = pause + rand.N(throttleJitter)
+		}
+	}
+	switch {
+	case answered.IsZero():
+		again = now.Sub(p.began)+wait <= firstPatience
+	case f.Kind == KindThrottled:
+		again = p.tries < maxStrikes || now.Sub(p.failing) < c.cfg.MaxOutage
+	case p.strikes >= r.strikes:
+		again = false
+	default:
+		since := p.failing
+		if answered.After(since) {
+			since = answered
+		}
+		again = now.Sub(since) < c.cfg.MaxOutage
+	}
+	return wait, again
+}
+
+// struck reports whether a failure is this request's rather than an upstream's
+// that is away: an answer came, or others got one since the last failure.
+func (p *patience) struck(r *request, f *RequestError, answered time.Time) bool {
+	switch {
+	case f.Kind == KindThrottled:
+		return false
+	case f.Kind == KindTimeout && r.strikes < maxStrikes:
+		return true // a probe that takes too long has told what it was sent to find out
+	case answered.After(p.previous):
+		return true
+	}
+	switch f.Status {
+	case 0, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return false
+	}
+	return true
+}
+
+// retryAfter reads how long the upstream wants to be left alone, 0 if it does
+// not say so in a form that makes sense. A date is taken relative to the
+// response's own Date, so that the two clocks need not agree.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if value == "" {
+		return 0
+	}
+	var d time.Duration
+	if strings.Trim(value, "0123456789") == "" {
+		n, err := strconv.ParseInt(value, 10, 32)
+		if err != nil {
+			return maxRetryAfter // more seconds than fit
+		}
+		d = time.Duration(n) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		if date, err := http.ParseTime(h.Get("Date")); err == nil {
+			now = date
+		}
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
+}

@@ -1,0 +1,192 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway/upstream/fhir"
+)
+
+// maxGet is how long an address may be before a search is sent by POST, if the
+// upstream takes that. HAPI and many proxies refuse 8 kB.
+const maxGet = 2 << 10
+
+// A Search names a set of resources of one type.
+type Search struct {
+	// Type is the resource type, such as "Observation".
+	Type string
+	// Query holds further parameters, already encoded
+	// ("status=final&category=x"). It is sent exactly as it is, before our own.
+	Query string
+	// From and To are the half-open window [From, To) on _lastUpdated. Both are
+	// cut to milliseconds. The zero time leaves that side open.
+	From, To time.Time
+	// Post sends the parameters as a form to [type]/_search. Otherwise they are
+	// sent by GET, or by POST when the address would be longer than 2 kB and
+	// Learn has found that POST works.
+	Post bool
+}
+
+// PageInfo is what a page says besides its entries.
+type PageInfo struct {
+	Next    string // token for the following page; "" at the end
+	Entries int    // of all modes
+	Total   *int64 // as the upstream states it; nil if it does not
+	Self    string // the self link as sent; it holds the query
+	Bytes   int64  // size of the page, inflated
+}
+
+// Count returns how many resources match s now, past any cache. The error is
+// ErrNoCount if the upstream gives no usable count, be it this time or by what
+// Learn found.
+func (c *Client) Count(ctx context.Context, s Search) (int64, error) {
+	mode := CountSummary
+	if f := c.facts.peek(); f != nil && f.Counts != Unknown {
+		if mode = f.CountMode; f.Counts != Works {
+			return 0, ErrNoCount
+		}
+	}
+	n, _, err := c.count(ctx, s, mode, kindCount, maxStrikes)
+	return n, err
+}
+
+// count asks for a count in one way. last is the reply, its body spent.
+func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind string, strikes int) (n int64, last *reply, err error) {
+	own := []string{"_summary=count"}
+	if mode == CountTotal {
+		own = []string{"_total=accurate", "_count=0"}
+	}
+	r, err := c.searchRequest(s, "count "+s.Type, kind, own...)
+	if err != nil {
+		return 0, nil, err
+	}
+	r.strikes = strikes
+	page, last, err := c.scan(ctx, r, func(*fhir.Entry) error { return nil })
+	if err != nil {
+		return 0, nil, err
+	}
+	if page.Total == nil || *page.Total < 0 {
+		return 0, last, ErrNoCount
+	}
+	return *page.Total, last, nil
+}
+
+// Page reads one page of s: the first if next is "", or else the one that next,
+// a token from the page before, names. visit is called for every entry as it
+// arrives; an error of it ends the page and is returned as it is. When a page
+// is read again after its transfer broke off, entries come again, so what visit
+// was given counts only once Page has returned nil, and only once per id.
+//
+// A *RequestError of KindGone says that the token has expired. The caller must
+// see to it that a chain of pages ends: tokens may repeat.
+func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fhir.Entry) error) (PageInfo, error) {
+	var r *request
+	var err error
+	if next == "" {
+		r, err = c.searchRequest(s, "search "+s.Type, kindSearch, "_count="+strconv.Itoa(c.pageCount()))
+	} else {
+		r, err = c.nextRequest(s, next)
+	}
+	if err != nil {
+		return PageInfo{}, err
+	}
+	page, last, err := c.scan(ctx, r, visit)
+	if err != nil {
+		return PageInfo{}, err
+	}
+	info := PageInfo{Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes}
+	if page.Next == "" {
+		return info, nil
+	}
+	u, err := c.place.resolve(r.url, page.Next)
+	if err != nil {
+		return PageInfo{}, &RequestError{Op: r.op, Status: http.StatusOK, Kind: KindForeignLink, Err: err}
+	}
+	if info.Next = u.String(); r.method == http.MethodGet && info.Next == r.url.String() {
+		return PageInfo{}, &RequestError{Op: r.op, Status: http.StatusOK, Kind: KindMalformed,
+			Err: errors.New("the next link of a page leads to the page itself")}
+	}
+	return info, nil
+}
+
+// scan performs r and reads the Bundle that comes. last is the reply, its body
+// spent.
+func (c *Client) scan(ctx context.Context, r *request, visit func(*fhir.Entry) error) (page fhir.Page, last *reply, err error) {
+	limits := fhir.ScanLimits{ResourceBytes: c.cfg.ResourceBytes, PageBytes: c.cfg.PageBytes}
+	err = c.do(ctx, r, func(re *reply) error {
+		var own error // of the visitor
+		var err error
+		page, err = fhir.ScanBundle(re.body, limits, func(e *fhir.Entry) error {
+			own = visit(e)
+			return own
+		})
+		if own != nil {
+			return stopped{own}
+		}
+		last = re
+		return err
+	})
+	if err != nil {
+		return fhir.Page{}, nil, err
+	}
+	return page, last, nil
+}
+
+// pageCount is the _count that searches send.
+func (c *Client) pageCount() int {
+	if n := c.pageSize.Load(); n > 0 {
+		return int(n)
+	}
+	return c.cfg.PageSize
+}
+
+// searchRequest makes the request for s with our own parameters, encoded, last.
+func (c *Client) searchRequest(s Search, op, kind string, own ...string) (*request, error) {
+	if !typeName(s.Type) {
+		return nil, errors.New("upstream: search: no valid resource type")
+	}
+	if s.Query != sendable(s.Query) {
+		return nil, fmt.Errorf("upstream: %s: the query is not encoded", op)
+	}
+	params := make([]string, 0, 3+len(own))
+	if s.Query != "" {
+		params = append(params, s.Query)
+	}
+	if !s.From.IsZero() {
+		params = append(params, "_lastUpdated=ge"+fhir.FormatInstant(s.From))
+	}
+	if !s.To.IsZero() {
+		params = append(params, "_lastUpdated=lt"+fhir.FormatInstant(s.To))
+	}
+	query := strings.Join(append(params, own...), "&")
+	r := &request{kind: kind, op: op, method: http.MethodGet, url: c.place.base.JoinPath(s.Type), strikes: maxStrikes}
+	r.url.RawQuery = query
+	if s.Post || len(r.url.String()) > maxGet && c.canPost() {
+		r.method, r.form = http.MethodPost, query
+		r.url = c.place.base.JoinPath(s.Type, "_search")
+	}
+	return r, nil
+}
+
+// nextRequest makes the request for the page that a token names.
+func (c *Client) nextRequest(s Search, next string) (*request, error) {
+	if !typeName(s.Type) {
+		return nil, errors.New("upstream: search: no valid resource type")
+	}
+	op := "search " + s.Type
+	u, err := c.place.resolve(c.place.base, next)
+	if err != nil {
+		return nil, &RequestError{Op: op, Kind: KindForeignLink, Err: err}
+	}
+	return &request{kind: kindNext, op: op, method: http.MethodGet, url: u, next: true, strikes: maxStrikes}, nil
+}
+
+func (c *Client) canPost() bool {
+	f := c.facts.peek()
+	return f != nil && f.PostSearch == Works
+}

@@ -1,0 +1,193 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	dialTimeout    = 10 * time.Second
+	idleTimeout    = 25 * time.Second // below the keep-alive of usual proxies
+	maxHeaderBytes = 1 << 20          // of a response, informational ones included
+	maxOutcome     = 64 << 10         // of the body of a refusal
+)
+
+var (
+	errNoHeaders = errors.New("upstream: no headers in time")
+	errLinkLocal = errors.New("upstream: link-local address")
+)
+
+// newTransport makes the connections to host. It takes no proxy from the
+// environment, follows nothing, inflates nothing and dials no link-local
+// address (where clouds keep their metadata), unless host is one itself.
+func newTransport(host string) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	if addr, err := netip.ParseAddr(host); err != nil || !linkLocal(addr) {
+		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			if ap, err := netip.ParseAddrPort(address); err == nil && linkLocal(ap.Addr()) {
+				return errLinkLocal
+			}
+			return nil
+		}
+	}
+	return &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    dialTimeout,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		ReadBufferSize:         32 << 10,
+	}
+}
+
+func linkLocal(a netip.Addr) bool { return a.Unmap().IsLinkLocalUnicast() }
+
+// A request is what the client wants to know. It is sent as often as it takes.
+type request struct {
+	kind    string // the label of its metrics
+	op      string // kind and type, for errors
+	method  string
+	url     *url.URL
+	form    string // body of a POST, already encoded
+	next    bool   // the address came from a next link
+	strikes int    // how many failures are borne while the upstream answers others
+}
+
+// A reply is an answer with status 200.
+type reply struct {
+	header         http.Header
+	sent, received time.Time // by Config.Now: before sending, after the headers
+	body           *body
+}
+
+// exchange performs one attempt at r. use reads the reply's body. The error is
+// a *RequestError, a stopped from use, or the context's.
+func (c *Client) exchange(ctx context.Context, r *request, use func(*reply) error) error {
+	if err := c.governor.acquire(ctx); err != nil {
+		return err
+	}
+	var v verdict
+	c.metrics.begin()
+	defer func() {
+		c.metrics.end(r.kind, v)
+		c.governor.release(v)
+	}()
+	err := c.attempt(ctx, r, use, &v)
+	if failed, ok := err.(*RequestError); ok {
+		v.kind = failed.Kind
+	}
+	return err
+}
+
+func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error, v *verdict) error {
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	patience := time.AfterFunc(c.cfg.Timeout, func() { cancel(errNoHeaders) })
+	defer patience.Stop()
+
+	re := reply{sent: c.cfg.Now()}
+	began := time.Now()
+	resp, err := c.transport.RoundTrip(c.newRequest(inner, r))
+	v.latency = time.Since(began)
+	re.received = c.cfg.Now()
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return c.unreached(inner, r, err)
+	}
+	patience.Stop()
+	defer resp.Body.Close()
+	v.status = resp.StatusCode
+	c.vital.note(resp.StatusCode)
+	re.header = resp.Header
+	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes)
+	if resp.StatusCode != http.StatusOK {
+		return c.refused(r, resp, &re, v)
+	}
+	err = use(&re)
+	if err == nil {
+		_, err = io.Copy(io.Discard, re.body) // what use left, to the end of the gzip stream
+	}
+	v.latency += re.body.waited()
+	if err == nil {
+		return nil
+	}
+	if stop, ok := err.(stopped); ok {
+		return stop
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return unreadable(inner, r, re.body, err)
+}
+
+func (c *Client) newRequest(ctx context.Context, r *request) *http.Request {
+	h := http.Header{
+		"Accept":          {"application/fhir+json"},
+		"Accept-Encoding": {"gzip"},
+		"Cache-Control":   {"no-cache"},
+		"Prefer":          {"handling=strict"},
+		"User-Agent":      {"spillway/" + c.cfg.Version},
+	}
+	if c.bareAccept.Load() {
+		h.Del("Accept")
+	}
+	req := &http.Request{Method: r.method, URL: r.url, Host: r.url.Host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if r.method == http.MethodPost {
+		h.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.ContentLength = int64(len(r.form))
+		req.Body = io.NopCloser(strings.NewReader(r.form))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(r.form)), nil }
+	}
+	for name, values := range c.cfg.Header {
+		h[http.CanonicalHeaderKey(name)] = values
+	}
+	if host := h.Get("Host"); host != "" {
+		req.Host = host
+		h.Del("Host")
+	}
+	return req.WithContext(ctx)
+}
+
+// dropAccept reacts to a 406: from now on no Accept header is sent, as some
+// servers refuse the FHIR one. It reports whether that is new.
+func (c *Client) dropAccept() bool { return c.bareAccept.CompareAndSwap(false, true) }
+
+// refused makes an error of an answer that is not 200.
+func (c *Client) refused(r *request, resp *http.Response, re *reply, v *verdict) error {
+	e := &RequestError{Op: r.op, Status: resp.StatusCode, Kind: KindStatus}
+	switch status := resp.StatusCode; {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		e.Kind = KindAuth
+	case r.next && (status == http.StatusNotFound || status == http.StatusGone):
+		e.Kind = KindGone
+	case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+		v.retryAfter = retryAfter(resp.Header, c.cfg.Now())
+		if status == http.StatusTooManyRequests || v.retryAfter > 0 {
+			e.Kind = KindThrottled
+		}
+	case status >= 300 && status < 400 && resp.Header.Get("Location") != "":
+		if to, err := r.url.Parse(resp.Header.Get("Location")); err == nil {
+			e.Err = errors.New("a redirect to " + printable(origin(to)))
+		}
+	}
+	re.body.limit = maxOutcome
+	if b, err := io.ReadAll(re.body); err == nil {
+		e.Issues = outcomeIssues(b)
+	}
+	v.latency += re.body.waited()
+	return e
+}
