@@ -1,0 +1,119 @@
+package fakefhir
+
+import (
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// search answers the first page of a search, or a count.
+func (x *exchange) search() error {
+	s := x.s
+	if x.r.Method == http.MethodPost && s.o.NoPostSearch {
+		return notFound("POST search is not supported here")
+	}
+	fresh, err := readFreshness(x.r.Header)
+	if err != nil {
+		return err
+	}
+	params := withoutParams(x.params, x.do.IgnoreParams)
+	q, err := s.parseQuery(x.typ, params)
+	if err != nil {
+		return err
+	}
+	limit := 0
+	if fresh.limit > 0 && !q.only {
+		limit = fresh.limit
+		if q.count > 0 {
+			limit = min(limit, q.count)
+		}
+		q.count = limit
+	}
+	if q.count == 0 {
+		q.count = s.o.PageDefault
+	}
+	key := x.typ + "?" + params.Encode()
+	if !fresh.fresh {
+		if res := s.results.cached(key, s.Now()); res != nil {
+			x.w.Header().Set("X-Cache", "HIT from fakefhir")
+			return x.answer(res, 0, q.count, q.only)
+		}
+	}
+	res := &result{
+		typ: x.typ, query: decoded(x.params), rows: s.search(q, limit), total: q.total,
+		final: limit > 0, elements: q.elements, made: s.Now(),
+	}
+	if res.final {
+		key = ""
+	}
+	s.results.keep(res, key)
+	return x.answer(res, 0, q.count, q.only)
+}
+
+// nextPage answers a next link.
+func (x *exchange) nextPage() error {
+	if x.next == nil {
+		return gone("HAPI-0417: Search ID %q does not exist and may have expired", x.params.Get("_getpages"))
+	}
+	return x.answer(x.next, x.offset(), x.pageSize(), false)
+}
+
+// answer sends one page of a result, or only its count.
+func (x *exchange) answer(res *result, offset, count int, only bool) error {
+	p := &page{result: res, offset: offset, count: count, root: x.root, self: x.self(), link: x.link}
+	buf := x.s.buffers.Get().(*[]byte)
+	defer x.s.buffers.Put(buf)
+	now := x.s.Now().UnixMilli()
+	if only {
+		*buf = p.appendCount((*buf)[:0], now, &x.do)
+	} else {
+		*buf, x.sent.entries = p.appendPage((*buf)[:0], now, &x.do, x.s.o.LinksLast)
+	}
+	x.sendJSON(http.StatusOK, *buf)
+	return nil
+}
+
+// self is the self link.
+func (x *exchange) self() string {
+	if x.kind == KindNext {
+		return x.root + "?" + x.r.URL.RawQuery
+	}
+	if len(x.params) == 0 {
+		return x.root + "/" + x.typ
+	}
+	if x.r.Method == http.MethodPost {
+		return x.root + "/" + x.typ + "?" + x.params.Encode()
+	}
+	return x.root + "/" + x.typ + "?" + x.r.URL.RawQuery
+}
+
+// link makes a next link of a query that begins with "?".
+func (x *exchange) link(query string) string {
+	switch x.s.o.Links {
+	case LinkPath:
+		return x.s.o.Path + query
+	case LinkRelative:
+		return query
+	case LinkAlias:
+		return x.s.o.Alias + query
+	}
+	return x.root + query
+}
+
+// withoutParams drops parameters by their names without modifiers.
+func withoutParams(params url.Values, ignore []string) url.Values {
+	if len(ignore) == 0 {
+		return params
+	}
+	params = maps.Clone(params)
+	for name := range params {
+		bare, _, _ := strings.Cut(name, ":")
+		for _, ig := range ignore {
+			if ig == name || ig == bare {
+				delete(params, name)
+			}
+		}
+	}
+	return params
+}
