@@ -1,0 +1,150 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"spillway/auth"
+	"spillway/jobs"
+	"spillway/storage"
+	"spillway/upstream/fhir"
+)
+
+// Config is what a gateway is built from. PublicURL, Upstream, Jobs, Storage
+// and Auth are required.
+type Config struct {
+	// PublicURL is the FHIR base as clients see it, without query and fragment,
+	// such as http://127.0.0.1:8088/fhir. Only paths below its path are served.
+	PublicURL *url.URL
+	// Upstream answers all that is not ours.
+	Upstream http.Handler
+	// Capabilities returns what the upstream's statement says, for checking
+	// types and search parameters. Nil: they are not checked.
+	Capabilities func(ctx context.Context) (*fhir.Capabilities, error)
+	Jobs         jobs.Store
+	Storage      storage.Store
+	Auth         auth.Authenticator
+
+	// RequireAccept refuses kick-offs whose Accept does not name
+	// application/fhir+json.
+	RequireAccept bool
+	// RequirePreferAsync refuses kick-offs without Prefer: respond-async.
+	RequirePreferAsync bool
+
+	Now        func() time.Time      // nil: time.Now
+	Registerer prometheus.Registerer // nil: no metrics
+	Logger     *slog.Logger          // nil: no log
+}
+
+// server is the handler that New returns.
+type server struct {
+	Config
+	site    site
+	base    string // PublicURL without trailing slash
+	router  http.Handler
+	logger  *slog.Logger
+	now     func() time.Time
+	metrics *metrics
+	polls   throttle
+	merged  mergeCache
+}
+
+// New returns the gateway as a handler, to be mounted at the root of its
+// listener. It starts nothing.
+func New(c Config) (http.Handler, error) {
+	if c.PublicURL == nil || c.Upstream == nil || c.Jobs == nil || c.Storage == nil || c.Auth == nil {
+		return nil, errors.New("gateway: PublicURL, Upstream, Jobs, Storage and Auth are required")
+	}
+	u := c.PublicURL
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Opaque != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("gateway: the public URL must be an absolute http or https URL without user, query and fragment")
+	}
+	path := strings.TrimRight(u.EscapedPath(), "/")
+	if strings.ContainsAny(path, "{}%;\\") {
+		return nil, errors.New("gateway: the path of the public URL must consist of plain characters")
+	}
+	s := &server{
+		Config:  c,
+		site:    site{host: u.Host, base: path},
+		base:    u.Scheme + "://" + u.Host + path,
+		logger:  c.Logger,
+		now:     c.Now,
+		metrics: newMetrics(),
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if err := s.metrics.register(c.Registerer); err != nil {
+		return nil, fmt.Errorf("gateway: metrics: %w", err)
+	}
+	s.router = s.routes()
+	return s, nil
+}
+
+// The routes that are ours, below the public path, as metrics and logs show them.
+const (
+	routeSystemExport  = "/$export"
+	routePatientExport = "/Patient/$export"
+	routeGroupExport   = "/Group/{id}/$export"
+	routeStatus        = "/$bulk-status/{id}"
+	routeFile          = "/$bulk-files/{id}/{name}"
+	routeMetadata      = "/metadata"
+)
+
+// routes maps canonical paths to handlers. Only what classify calls ours comes
+// here, with a canonical path and a method that the route has.
+func (s *server) routes() http.Handler {
+	router := mux.NewRouter().SkipClean(true)
+	handle := func(route string, h func(http.ResponseWriter, *http.Request) error) {
+		router.Handle(s.site.base+route, s.answer(h))
+	}
+	handle(routeSystemExport, s.kickOffAt(jobs.LevelSystem))
+	handle(routePatientExport, s.kickOffAt(jobs.LevelPatient))
+	handle(routeGroupExport, s.kickOffAt(jobs.LevelGroup))
+	handle(routeStatus, s.status)
+	handle(routeFile, s.file)
+	handle(routeMetadata, s.metadata)
+	router.NotFoundHandler = s.answer(func(http.ResponseWriter, *http.Request) error { return noSuchExport() })
+	return router
+}
+
+// ServeHTTP classifies the request and has it answered.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := s.site.classify(r.Method, r.URL)
+	o := &observed{ResponseWriter: w, route: v.label()}
+	defer s.observe(o, r, time.Now())
+	switch v.kind {
+	case passThrough:
+		s.Upstream.ServeHTTP(o, r)
+	case ours:
+		canonical := *r.URL
+		canonical.Path, canonical.RawPath = v.path, ""
+		clone := r.WithContext(r.Context())
+		clone.URL = &canonical
+		s.router.ServeHTTP(o, clone)
+	default:
+		s.writeProblem(o, r, v.problem)
+	}
+}
+
+// statusURL is the address of an export's status. Only here it is built.
+func (s *server) statusURL(id jobs.ID) string {
+	return s.base + "/$bulk-status/" + string(id)
+}
+
+// fileURL is the address of a file of an export. Only here it is built.
+func (s *server) fileURL(id jobs.ID, f jobs.File) string {
+	return s.base + "/$bulk-files/" + string(id) + "/" + url.PathEscape(f.Name)
+}

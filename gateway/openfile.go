@@ -1,0 +1,193 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+
+	"spillway/jobs"
+	"spillway/storage"
+)
+
+// ErrDamaged: what is in storage is not what the job recorded. Wrapped around
+// the details.
+var ErrDamaged = errors.New("gateway: a stored segment is damaged")
+
+// OpenFile streams a file of a job in the wanted encoding, from offset bytes of
+// that encoding on. Gzip is what is stored, member after member; identity is
+// inflated on the way where the segments are stored as gzip. Segments before
+// offset are not read. A segment that is missing, shorter, longer or not
+// readable ends the stream with an error that wraps ErrDamaged, before the last
+// byte of that segment; the stream never ends early with io.EOF. Close it.
+func OpenFile(ctx context.Context, s storage.Store, f jobs.File, wanted jobs.Encoding, offset int64) (io.ReadCloser, error) {
+	if !offers(f, wanted) {
+		return nil, fmt.Errorf("gateway: a file that is not stored as %s cannot be streamed so", wanted)
+	}
+	r := &fileReader{ctx: ctx, store: s, rest: f.Segments, wanted: wanted, skip: offset}
+	for len(r.rest) > 0 && r.skip >= sizeAs(r.rest[0], wanted) {
+		r.skip -= sizeAs(r.rest[0], wanted)
+		r.rest = r.rest[1:]
+	}
+	if len(r.rest) > 0 {
+		if err := r.open(); err != nil {
+			_ = r.Close() // the error at hand says more
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// offers reports whether a file can be streamed in an encoding without
+// compressing it.
+func offers(f jobs.File, wanted jobs.Encoding) bool {
+	for _, s := range f.Segments {
+		if s.Encoding != wanted && (s.Encoding != jobs.EncodingGzip || wanted != jobs.EncodingIdentity) {
+			return false
+		}
+	}
+	return true
+}
+
+// sizeAs is the size of a segment in an encoding that it can be streamed in.
+func sizeAs(s jobs.Segment, wanted jobs.Encoding) int64 {
+	if s.Encoding == wanted {
+		return s.StoredSize
+	}
+	return s.Size
+}
+
+// A fileReader reads segment after segment. It is used by one goroutine.
+type fileReader struct {
+	ctx    context.Context
+	store  storage.Store
+	rest   []jobs.Segment // the first is the current one
+	wanted jobs.Encoding
+	skip   int64 // bytes of the first segment that are not wanted
+
+	object  io.ReadCloser // of the current segment; nil if none is open
+	current io.Reader     // object, or what inflates it
+	left    int64         // bytes of the current segment
+	gunzip  *gzip.Reader  // these two are kept for the next segment
+	buffer  *bufio.Reader // between object and gunzip
+	failed  error
+}
+
+func (r *fileReader) Read(p []byte) (int, error) {
+	if r.failed != nil || len(p) == 0 {
+		return 0, r.failed
+	}
+	n, err := r.read(p)
+	r.failed = err
+	return n, err
+}
+
+func (r *fileReader) read(p []byte) (int, error) {
+	for r.left == 0 {
+		if len(r.rest) == 0 {
+			return 0, io.EOF
+		}
+		if err := r.open(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := io.ReadAtLeast(r.current, p[:min(int64(len(p)), r.left)], 1)
+	if r.left -= int64(n); r.left > 0 {
+		if err != nil {
+			return n, damaged(r.rest[0], err)
+		}
+		return n, nil
+	}
+	// The last bytes are given out only when the segment ends where it should,
+	// so that a reader that counts bytes cannot take a bad one for whole.
+	if err := r.end(); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// open opens the first of the rest.
+func (r *fileReader) open() error {
+	segment := r.rest[0]
+	offset := r.skip
+	if segment.Encoding != r.wanted {
+		offset = 0
+	}
+	object, err := r.store.Open(r.ctx, segment.Key, offset, -1)
+	if err != nil {
+		return damaged(segment, err)
+	}
+	r.object, r.current, r.left = object, object, sizeAs(segment, r.wanted)-r.skip
+	if segment.Encoding != r.wanted {
+		if err := r.inflate(segment); err != nil {
+			return err
+		}
+	}
+	r.skip = 0
+	if r.left == 0 { // an empty segment
+		return r.end()
+	}
+	return nil
+}
+
+// inflate puts a decompressor before the object and skips what is not wanted.
+func (r *fileReader) inflate(segment jobs.Segment) error {
+	var err error
+	if r.gunzip == nil {
+		r.buffer = bufio.NewReaderSize(r.object, 64<<10)
+		r.gunzip, err = gzip.NewReader(r.buffer)
+	} else {
+		r.buffer.Reset(r.object)
+		err = r.gunzip.Reset(r.buffer)
+	}
+	if err != nil {
+		return damaged(segment, err)
+	}
+	r.current = r.gunzip
+	if _, err := io.CopyN(io.Discard, r.current, r.skip); err != nil {
+		return damaged(segment, err)
+	}
+	return nil
+}
+
+// end checks that the current segment is at its end, and closes it.
+func (r *fileReader) end() error {
+	var beyond [1]byte
+	n, err := io.ReadFull(r.current, beyond[:])
+	if n > 0 {
+		return damaged(r.rest[0], errors.New("longer than recorded"))
+	}
+	if !errors.Is(err, io.EOF) {
+		return damaged(r.rest[0], err)
+	}
+	r.rest = r.rest[1:]
+	return r.Close()
+}
+
+// Close releases what is open. Closing twice does nothing.
+func (r *fileReader) Close() error {
+	if r.object == nil {
+		return nil
+	}
+	object := r.object
+	r.object, r.current = nil, nil
+	return object.Close()
+}
+
+// damaged says what is wrong with a segment, by its type and not by its key.
+func damaged(s jobs.Segment, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = errors.New("shorter than recorded")
+	case errors.Is(err, storage.ErrNotFound):
+		err = errors.New("missing")
+	default:
+		err = errors.New(loggable(err))
+	}
+	return fmt.Errorf("%w: a segment of %s: %w", ErrDamaged, s.Type, err)
+}
