@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"spillway/cmd/spillway/internal/config"
+	"spillway/upstream"
+)
+
+func newCheck(c console) *cobra.Command {
+	var o struct {
+		config, upstream string
+		headers          []string
+	}
+	cmd := &cobra.Command{
+		Use:   "check --config FILE | --upstream URL",
+		Short: "Tell what an upstream can do, and whether the configuration can work",
+		Long: `Ask the upstream what it can do, because capability statements do not always
+tell, and look at what the configuration needs on this machine.
+
+Exit status: 0 it can work, 1 it cannot, 2 the configuration is wrong.`,
+	}
+	cmd.Flags().StringVar(&o.config, "config", "", "YAML `file` of the configuration")
+	cmd.Flags().StringVar(&o.upstream, "upstream", "", "FHIR base `URL` to ask")
+	cmd.Flags().StringArrayVar(&o.headers, "header", nil, "`header` to send, as 'Name: value' or 'Name: @file'")
+	return command(cmd, func(ctx context.Context) error {
+		in := config.Input{File: o.config, Environ: c.environ, URLFlag: "--upstream", Serve: o.config != ""}
+		if o.upstream != "" {
+			in.Flags = append(in.Flags, config.Flag{Name: "--upstream", Key: config.KeyURL, Value: o.upstream})
+		}
+		for _, h := range o.headers {
+			in.Flags = append(in.Flags, config.Flag{Name: "--header", Key: config.KeyHeaders, Value: h})
+		}
+		cfg, err := config.Load(in)
+		if err != nil {
+			return err
+		}
+		r := &report{}
+		if o.config != "" {
+			r.machine(cfg)
+		}
+		err = r.ask(ctx, cfg)
+		if finishedBy(ctx, err) {
+			return &exitError{exitInterrupted, errInterrupted}
+		}
+		return r.write(c, cfg, err)
+	})
+}
+
+// A report is what check found.
+type report struct {
+	rows    [][]string
+	notes   []string // what an operator should know
+	blocked []string // why it cannot work
+}
+
+func (r *report) row(name, format string, args ...any) {
+	r.rows = append(r.rows, []string{name, fmt.Sprintf(format, args...)})
+}
+
+func (r *report) block(name string, err error) {
+	r.row(name, "cannot be used")
+	r.blocked = append(r.blocked, fmt.Sprintf("%s: %v", name, err))
+}
+
+// machine looks at what the gateway needs here. It opens neither store nor
+// storage, which a running gateway may be using.
+func (r *report) machine(cfg *config.Config) {
+	r.notes = append(r.notes, cfg.Warnings...)
+	if cfg.Server.CertFile != "" {
+		secure, err := serverTLS(cfg.Server)
+		if err != nil {
+			r.block("server.tls", err)
+		} else {
+			r.certificate(secure.Certificates[0].Certificate[0])
+		}
+	}
+	store := filepath.Dir(cfg.Store.BoltPath)
+	if err := writable(store); err != nil {
+		r.block("store.bolt.path", err)
+	} else {
+		r.row("store", "%s can be written", store)
+	}
+	path := cfg.Storage.DiskPath
+	free, err := freeSpace(path)
+	switch err = errors.Join(writable(path), err); {
+	case err != nil:
+		r.block("storage.disk.path", err)
+	case free < cfg.Storage.MinFree:
+		r.block("storage.disk.path", fmt.Errorf("%s are free, less than storage.disk.min_free of %s; exports would wait",
+			bytesText(free), bytesText(cfg.Storage.MinFree)))
+	default:
+		r.row("storage", "%s can be written, %s free", path, bytesText(free))
+	}
+}
+
+func (r *report) certificate(der []byte) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		r.block("server.tls", err)
+		return
+	}
+	r.row("certificate", "valid until %s", cert.NotAfter.Format(time.DateOnly))
+	if left := time.Until(cert.NotAfter); left < 14*24*time.Hour {
+		r.notes = append(r.notes, fmt.Sprintf("The certificate ends on %s.", cert.NotAfter.Format(time.DateTime)))
+	}
+}
+
+// existing is path, or the nearest folder above it that exists.
+func existing(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	for {
+		_, err := os.Stat(path)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || filepath.Dir(path) == path {
+			return path, err
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// writable tries to make a file in a folder, or in that above it which exists.
+func writable(folder string) error {
+	folder, err := existing(folder)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(folder, ".spillway-check-")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// freeSpace is what is left for us on the file system of a folder, in bytes.
+func freeSpace(folder string) (int64, error) {
+	folder, err := existing(folder)
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(folder, &st); err != nil {
+		return 0, fmt.Errorf("free space: %w", err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// ask learns the upstream and tells what came out.
+func (r *report) ask(ctx context.Context, cfg *config.Config) error {
+	client, err := newClient(cfg, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return err
+	}
+	r.row("upstream", "%s", cfg.Upstream.URL.Redacted())
+	facts, err := client.Learn(ctx)
+	if err != nil {
+		r.blocked = append(r.blocked, err.Error())
+		return err
+	}
+	r.facts(facts, cfg.Upstream.PageSize)
+	return nil
+}
+
+func (r *report) facts(f *upstream.Facts, asked int) {
+	c := f.Capabilities
+	r.row("FHIR version", "%s", orUnknown(c.FHIRVersion))
+	r.row("software", "%s", orUnknown(strings.TrimSpace(c.Software+" "+c.SoftwareVersion)))
+	r.row("types", "%s", comma(int64(len(c.Types))))
+	r.row("clock", "%s", clockText(f))
+	r.row("probed with", "%s", orUnknown(f.ProbeType))
+	r.row("_lastUpdated", "%s", f.LastUpdated)
+	if f.Counts == upstream.Works {
+		r.row("counts", "%s (%s)", f.Counts, f.CountMode)
+	} else {
+		r.row("counts", "%s", f.Counts)
+	}
+	r.row("sort", "%s", f.Sort)
+	r.row("POST search", "%s", f.PostSearch)
+	r.row("history", "%s", f.History)
+	r.row("next links", "%s", f.NextLinks)
+	if f.PageSize == asked {
+		r.row("page size", "%s", comma(int64(asked)))
+	} else {
+		r.row("page size", "%s (asked for %s)", comma(int64(f.PageSize)), comma(int64(asked)))
+	}
+	r.notes = append(r.notes, f.Problems...)
+	if len(c.Types) == 0 {
+		r.blocked = append(r.blocked, "The capability statement names no types, so there is nothing to export.")
+	}
+	if v := c.FHIRVersion; v != "" && v[0] < '4' && v[0] >= '0' {
+		r.blocked = append(r.blocked, "FHIR "+v+" is not supported; R4, R4B and R5 are.")
+	}
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+func clockText(f *upstream.Facts) string {
+	switch offset := f.ClockOffset.Round(100 * time.Millisecond); {
+	case !f.ClockSkewKnown:
+		return "unknown (no Date header)"
+	case offset > 0:
+		return fmt.Sprintf("up to %s ahead of ours", offset)
+	case offset < 0:
+		return fmt.Sprintf("%s behind ours", -offset)
+	}
+	return "in step with ours"
+}
+
+// write prints the report and gives the verdict. failed is why the upstream
+// could not be learnt, if so.
+func (r *report) write(c console, cfg *config.Config, failed error) error {
+	writeTable(c.out, "<<", r.rows)
+	for _, n := range r.notes {
+		fmt.Fprintf(c.out, "  ! %s\n", n)
+	}
+	if failed != nil && len(r.blocked) == 0 {
+		return failed
+	}
+	if len(r.blocked) > 0 {
+		return fmt.Errorf("it cannot work:\n  %s", strings.Join(r.blocked, "\n  "))
+	}
+	_, err := fmt.Fprintln(c.out, "  it can work")
+	return err
+}

@@ -1,0 +1,134 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+)
+
+// A rule is what no single key can know.
+type rule struct {
+	bad  bool
+	key  string // the key under which it is reported
+	text string
+}
+
+// check reports what is wrong with the whole.
+func (l *loader) check(in Input) {
+	c := l.config
+	if in.File == "" && in.URLFlag != "" {
+		if _, set := l.places[KeyURL]; !set {
+			l.places[KeyURL] = Problem{Source: in.URLFlag}
+		}
+	}
+	for _, r := range []rule{
+		{c.Upstream.URL == nil && !l.reported(KeyURL), KeyURL, "is required; write it such as https://fhir.example.org/fhir"},
+		{c.Upstream.ResourceBytes > c.Upstream.PageBytes, "upstream.resource_bytes", "is larger than upstream.page_bytes, which holds the resource"},
+	} {
+		l.rule(r)
+	}
+	if in.Serve {
+		l.checkServe()
+	}
+}
+
+func (l *loader) checkServe() {
+	c := l.config
+	s := &c.Server
+	for _, r := range []rule{
+		{
+			s.Listen == s.AdminListen && !strings.HasSuffix(s.Listen, ":0"),
+			KeyAdminListen, "is the address of server.listen; metrics and profiling need one of their own",
+		},
+		{(s.CertFile == "") != (s.KeyFile == ""), "server.tls", "needs both cert_file and key_file, or neither"},
+		{
+			!loopback(s.Listen) && !c.Auth.AllowAnonymous && !l.reported("auth.mode"), KeyListen,
+			fmt.Sprintf("%s can be reached from other machines, and with auth.mode none everybody there could export everything; "+
+				"listen on 127.0.0.1 behind a proxy that authenticates, or set auth.allow_anonymous: true", s.Listen),
+		},
+		{
+			c.Upstream.URL != nil && samePlace(c.Upstream.URL, s.Listen), KeyURL,
+			"is the address of server.listen; the gateway would call itself",
+		},
+		{
+			inside(c.Store.BoltPath, c.Storage.DiskPath), KeyBoltPath,
+			"lies in storage.disk.path, which holds files of exports only",
+		},
+		{
+			s.PublicURL != nil && strings.ContainsAny(s.PublicURL.EscapedPath(), "{}%;\\"), "server.public_url",
+			"must have a path of plain characters",
+		},
+	} {
+		l.rule(r)
+	}
+	if host, _, err := net.SplitHostPort(s.Listen); err == nil && s.PublicURL == nil {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			l.warn(l.place(KeyListen), "stands for every address of this machine, so that links in answers may not work elsewhere; set server.public_url")
+		}
+	}
+	if !loopback(s.AdminListen) {
+		l.warn(l.place(KeyAdminListen), "can be reached from other machines; it serves metrics and profiling to everybody")
+	}
+}
+
+// rule reports one rule, if it is broken.
+func (l *loader) rule(r rule) {
+	if r.bad {
+		l.add(l.place(r.key), r.text)
+	}
+}
+
+// place returns where a key was set, or else the section it is missing from.
+func (l *loader) place(key string) Problem {
+	for k := key; ; k = k[:strings.LastIndexByte(k, '.')] {
+		if at, ok := l.places[k]; ok {
+			at.Key = key
+			return at
+		}
+		if !strings.Contains(k, ".") {
+			break
+		}
+	}
+	at := Problem{Source: l.file, Key: key}
+	if l.file != "" {
+		at.Line = 1
+	}
+	return at
+}
+
+// reported says whether a key has a problem already.
+func (l *loader) reported(key string) bool {
+	for _, p := range l.problems {
+		if p.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// samePlace reports whether u leads to the address that is listened on.
+func samePlace(u *url.URL, listen string) bool {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	actual := u.Port()
+	if actual == "" {
+		actual = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	local := loopback(net.JoinHostPort(u.Hostname(), "0")) && loopback(listen)
+	return actual == port && (strings.EqualFold(u.Hostname(), host) || local)
+}
+
+// inside reports whether path lies in or under folder, by their names alone.
+func inside(path, folder string) bool {
+	a, errA := filepath.Abs(path)
+	b, errB := filepath.Abs(folder)
+	if errA != nil || errB != nil {
+		return false
+	}
+	rel, err := filepath.Rel(b, a)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}

@@ -1,0 +1,152 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Config is a valid configuration. Sizes are bytes, paths are relative to the
+// working directory.
+type Config struct {
+	Upstream Upstream
+	Server   Server
+	Export   Export
+	Store    Store
+	Storage  Storage
+	Auth     Auth
+	Log      Log
+
+	// Warnings are sentences for the log: what is allowed but seldom wanted.
+	Warnings []string
+
+	keys []key
+}
+
+// Upstream is the FHIR server behind the gateway.
+type Upstream struct {
+	URL            *url.URL      // FHIR base; never nil
+	Aliases        []*url.URL    // other addresses by which it names itself
+	Header         http.Header   // sent with the export's own requests only; holds secrets
+	Profile        string        // always "auto"
+	Settle         time.Duration // how late the upstream may show what it has stamped; may be 0
+	Timeout        time.Duration // of one request
+	MaxConcurrency int           // requests at once
+	PageSize       int           // resources asked for at once
+	MaxOutage      time.Duration // how long an upstream that answers nothing is waited for
+	PageBytes      int64         // largest page that is read
+	ResourceBytes  int64         // largest resource that is read
+}
+
+// Server is the two listeners.
+type Server struct {
+	Listen      string // host:port
+	AdminListen string // host:port; metrics, health, profiling
+	// PublicURL is the FHIR base as clients see it. Nil: the address that was
+	// listened on and the path of the upstream; see Config.PublicURL.
+	PublicURL          *url.URL
+	CertFile, KeyFile  string // both or none
+	RequireAccept      bool
+	RequirePreferAsync bool
+	ShutdownGrace      time.Duration // how long downloads may go on after the first signal
+}
+
+// Export is how exports are performed.
+type Export struct {
+	Window    int64         // resources that a window should hold at most
+	FileSize  int64         // uncompressed size at which a file is closed
+	Retention time.Duration // how long an ended export and its files are kept
+	MaxActive int           // exports running at once
+	Workers   int           // units of work at once; never 0
+}
+
+// Store is where jobs are recorded.
+type Store struct{ BoltPath string }
+
+// Storage is where files are kept.
+type Storage struct {
+	DiskPath string
+	MinFree  int64 // free space below which nothing new is written
+}
+
+// Auth is who may export.
+type Auth struct {
+	Mode           string // always "none"
+	AllowAnonymous bool   // none on an address that others can reach
+}
+
+// Log is what is said of the run, and how.
+type Log struct {
+	Level  string // debug, info, warn, error
+	Format string // text, json
+}
+
+// Key names that other packages mention.
+const (
+	KeyURL           = "upstream.url"
+	KeyHeaders       = "upstream.headers"
+	KeySettle        = "upstream.settle"
+	KeyTimeout       = "upstream.timeout"
+	KeyConcurrency   = "upstream.max_concurrency"
+	KeyPageSize      = "upstream.page_size"
+	KeyListen        = "server.listen"
+	KeyAdminListen   = "server.admin_listen"
+	KeyShutdownGrace = "server.shutdown_grace"
+	KeyBoltPath      = "store.bolt.path"
+	KeyDiskPath      = "storage.disk.path"
+	KeyMinFree       = "storage.disk.min_free"
+)
+
+func defaults() *Config {
+	return &Config{
+		Upstream: Upstream{
+			Header: http.Header{}, Profile: "auto", Settle: 5 * time.Second, Timeout: time.Minute,
+			MaxConcurrency: 8, PageSize: 1000, MaxOutage: 5 * time.Minute,
+			PageBytes: 256 << 20, ResourceBytes: 16 << 20,
+		},
+		Server: Server{
+			Listen: "127.0.0.1:8088", AdminListen: "127.0.0.1:8089",
+			RequireAccept: true, RequirePreferAsync: true, ShutdownGrace: 30 * time.Second,
+		},
+		Export:  Export{Window: 10_000, FileSize: 1 << 30, Retention: 24 * time.Hour, MaxActive: 4},
+		Store:   Store{BoltPath: "spillway-data/jobs.db"},
+		Storage: Storage{DiskPath: "spillway-data/files", MinFree: 1 << 30},
+		Auth:    Auth{Mode: "none"},
+		Log:     Log{Level: "info", Format: "text"},
+	}
+}
+
+// PublicURL returns the FHIR base as clients see it, given the address that
+// the public listener has.
+func (c *Config) PublicURL(listening net.Addr) *url.URL {
+	if c.Server.PublicURL != nil {
+		return c.Server.PublicURL
+	}
+	u := &url.URL{Scheme: "http", Host: listening.String(), Path: c.Upstream.URL.Path, RawPath: c.Upstream.URL.RawPath}
+	if c.Server.CertFile != "" {
+		u.Scheme = "https"
+	}
+	// The name that the operator wrote is kept: "localhost" is not 127.0.0.1
+	// to a certificate.
+	if host, _, err := net.SplitHostPort(c.Server.Listen); err == nil {
+		if _, port, err := net.SplitHostPort(listening.String()); err == nil {
+			if host == "" {
+				host = "localhost"
+			}
+			u.Host = net.JoinHostPort(host, port)
+		}
+	}
+	return u
+}
+
+// String returns every key with its value in effect, one a line, secrets left out.
+func (c *Config) String() string {
+	var b strings.Builder
+	for _, k := range c.keys {
+		fmt.Fprintf(&b, "%s: %s\n", k.name, k.show())
+	}
+	return b.String()
+}

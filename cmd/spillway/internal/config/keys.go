@@ -1,0 +1,242 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A key is one thing that can be configured. Exactly one of scalar, list and
+// headers is set; each stores what it is given, or says what is wrong with it.
+type key struct {
+	name    string // section.key
+	scalar  func(value string) error
+	list    func(values []string) error
+	headers func(pairs []pair) error
+	show    func() string // the value in effect, without secrets
+}
+
+// A pair is one header, its value read from wherever it stands.
+type pair struct{ name, value string }
+
+// absent says why a key is refused that the documentation of other versions
+// names, or "".
+func absent(name string) string {
+	switch name {
+	case "store.redis":
+		return "not available in this version; use store.bolt"
+	case "storage.bucket":
+		return "not available in this version; use storage.disk"
+	case "auth.jwt", "auth.introspection", "auth.builtin", "auth.mtls":
+		return "not available in this version; only auth.mode none is"
+	}
+	return ""
+}
+
+// keysOf returns every key, bound to the fields of c.
+func keysOf(c *Config) []key {
+	u, s, e := &c.Upstream, &c.Server, &c.Export
+	return []key{
+		address(KeyURL, &u.URL),
+		addresses("upstream.url_aliases", &u.Aliases),
+		headers(KeyHeaders, u.Header),
+		choice("upstream.profile", &u.Profile, []string{"auto"}, nil),
+		duration(KeySettle, &u.Settle, 0, time.Hour),
+		duration(KeyTimeout, &u.Timeout, 100*time.Millisecond, time.Hour),
+		number(KeyConcurrency, &u.MaxConcurrency, 1, 256),
+		number(KeyPageSize, &u.PageSize, 1, 100_000),
+		duration("upstream.max_outage", &u.MaxOutage, time.Second, 24*time.Hour),
+		size("upstream.page_bytes", &u.PageBytes, 1<<20, 16<<30),
+		size("upstream.resource_bytes", &u.ResourceBytes, 64<<10, 1<<30),
+
+		listen(KeyListen, &s.Listen),
+		listen(KeyAdminListen, &s.AdminListen),
+		optional(address("server.public_url", &s.PublicURL)),
+		text("server.tls.cert_file", &s.CertFile),
+		text("server.tls.key_file", &s.KeyFile),
+		flag("server.require_accept", &s.RequireAccept),
+		flag("server.require_prefer_async", &s.RequirePreferAsync),
+		duration(KeyShutdownGrace, &s.ShutdownGrace, time.Second, time.Hour),
+
+		number("export.window", &e.Window, 1, 10_000_000),
+		size("export.file_size", &e.FileSize, 1<<10, 1<<40),
+		duration("export.retention", &e.Retention, time.Second, 5*365*24*time.Hour),
+		number("export.max_active", &e.MaxActive, 1, 1000),
+		number("export.workers", &e.Workers, 0, 1000),
+
+		path(KeyBoltPath, &c.Store.BoltPath),
+		path(KeyDiskPath, &c.Storage.DiskPath),
+		size(KeyMinFree, &c.Storage.MinFree, 0, 1<<50),
+
+		choice("auth.mode", &c.Auth.Mode, []string{"none"}, []string{"jwt", "introspection", "builtin", "mtls"}),
+		flag("auth.allow_anonymous", &c.Auth.AllowAnonymous),
+
+		choice("log.level", &c.Log.Level, []string{"debug", "info", "warn", "error"}, nil),
+		choice("log.format", &c.Log.Format, []string{"text", "json"}, nil),
+	}
+}
+
+func text(name string, p *string) key {
+	return key{name: name, scalar: func(v string) error { *p = v; return nil }, show: func() string { return *p }}
+}
+
+func path(name string, p *string) key {
+	k := text(name, p)
+	k.scalar = func(v string) error {
+		if v == "" || strings.ContainsRune(v, 0) {
+			return fmt.Errorf("%q is no path", v)
+		}
+		*p = v
+		return nil
+	}
+	return k
+}
+
+func flag(name string, p *bool) key {
+	return parsed(name, p, parseBool, func(v bool) string { return fmt.Sprint(v) })
+}
+
+func listen(name string, p *string) key {
+	return parsed(name, p, parseListen, func(v string) string { return v })
+}
+
+func address(name string, p **url.URL) key {
+	return parsed(name, p, parseBase, func(v *url.URL) string {
+		if v == nil {
+			return ""
+		}
+		return v.Redacted()
+	})
+}
+
+// optional lets an empty value stand for the default.
+func optional(k key) key {
+	read := k.scalar
+	k.scalar = func(v string) error {
+		if v == "" {
+			return nil
+		}
+		return read(v)
+	}
+	return k
+}
+
+func duration(name string, p *time.Duration, least, most time.Duration) key {
+	return parsed(name, p, within(parseDuration, least, most, time.Duration.String), time.Duration.String)
+}
+
+func size(name string, p *int64, least, most int64) key {
+	return parsed(name, p, within(parseSize, least, most, formatSize), formatSize)
+}
+
+func number[T int | int64](name string, p *T, least, most T) key {
+	show := func(v T) string { return fmt.Sprint(v) }
+	read := func(s string) (T, error) {
+		var v T
+		// Sscanf alone would stop at the first character that is no digit.
+		if n, err := fmt.Sscanf(s, "%d", &v); n != 1 || err != nil || fmt.Sprint(v) != strings.TrimPrefix(s, "+") {
+			return 0, fmt.Errorf("%q is no whole number", s)
+		}
+		return v, nil
+	}
+	return parsed(name, p, within(read, least, most, show), show)
+}
+
+// parsed is a key whose text read turns into a value.
+func parsed[T any](name string, p *T, read func(string) (T, error), show func(T) string) key {
+	return key{
+		name: name,
+		scalar: func(text string) error {
+			v, err := read(text)
+			if err == nil {
+				*p = v
+			}
+			return err
+		},
+		show: func() string { return show(*p) },
+	}
+}
+
+// within adds bounds to a reader of values.
+func within[T int | int64 | time.Duration](read func(string) (T, error), least, most T, show func(T) string) func(string) (T, error) {
+	return func(s string) (T, error) {
+		v, err := read(s)
+		if err != nil {
+			return 0, err
+		}
+		if v < least || v > most {
+			return 0, fmt.Errorf("%s is out of range; allowed is %s to %s", s, show(least), show(most))
+		}
+		return v, nil
+	}
+}
+
+// choice is a key with few values. Those in later are understood, but not by
+// this version.
+func choice(name string, p *string, allowed, later []string) key {
+	k := text(name, p)
+	k.scalar = func(v string) error {
+		switch {
+		case slices.Contains(allowed, v):
+			*p = v
+			return nil
+		case slices.Contains(later, v) || name == "upstream.profile":
+			return fmt.Errorf("%q is not available in this version; only %s is", v, strings.Join(allowed, ", "))
+		}
+		return fmt.Errorf("%q is not allowed here; want %s", v, strings.Join(allowed, ", "))
+	}
+	return k
+}
+
+func addresses(name string, p *[]*url.URL) key {
+	return key{
+		name: name,
+		list: func(values []string) error {
+			var all []*url.URL
+			for _, v := range values {
+				u, err := parseBase(v)
+				if err != nil {
+					return fmt.Errorf("%q %w", v, err)
+				}
+				all = append(all, u)
+			}
+			*p = all
+			return nil
+		},
+		show: func() string {
+			var all []string
+			for _, u := range *p {
+				all = append(all, u.Redacted())
+			}
+			return strings.Join(all, ", ")
+		},
+	}
+}
+
+func headers(name string, h http.Header) key {
+	return key{
+		name: name,
+		headers: func(pairs []pair) error {
+			for _, p := range pairs {
+				if err := checkHeader(p.name, p.value); err != nil {
+					return err
+				}
+			}
+			for _, p := range pairs {
+				h.Set(p.name, p.value)
+			}
+			return nil
+		},
+		show: func() string {
+			var all []string
+			for _, k := range slices.Sorted(maps.Keys(h)) {
+				all = append(all, k+": (set)")
+			}
+			return strings.Join(all, ", ")
+		},
+	}
+}

@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"spillway/cmd/spillway/internal/config"
+	"spillway/test/fakefhir"
+)
+
+// gatewayConfig is a gateway on any free ports, with its files in a folder of the test.
+func gatewayConfig(t *testing.T, upstream string, more ...config.Flag) *config.Config {
+	t.Helper()
+	dir := t.TempDir()
+	cfg, err := config.Load(config.Input{Serve: true, Flags: append([]config.Flag{
+		{Name: "a", Key: config.KeyURL, Value: upstream},
+		{Name: "b", Key: config.KeyListen, Value: "127.0.0.1:0"},
+		{Name: "c", Key: config.KeyAdminListen, Value: "127.0.0.1:0"},
+		{Name: "d", Key: config.KeyBoltPath, Value: filepath.Join(dir, "jobs.db")},
+		{Name: "e", Key: config.KeyDiskPath, Value: filepath.Join(dir, "files")},
+		{Name: "f", Key: config.KeyMinFree, Value: "1KiB"},
+	}, more...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// A running is a gateway under test.
+type running struct {
+	*server
+	client *http.Client
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+// start runs a gateway until the test ends or stop is called.
+func start(t *testing.T, cfg *config.Config, parts halves) *running {
+	t.Helper()
+	s, err := newServer(cfg, parts, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{server: s, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, cancel: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- s.Run(ctx); close(r.ended) }()
+	t.Cleanup(func() { r.stop(t) })
+	return r
+}
+
+// stop is the first signal; it waits for the end.
+func (r *running) stop(t *testing.T) {
+	t.Helper()
+	r.cancel()
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			t.Errorf("the gateway ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the gateway does not end")
+	}
+}
+
+// get returns status and body; path begins with a slash.
+func (r *running) get(t *testing.T, l *listener, path string) (int, string) {
+	t.Helper()
+	answer, err := r.client.Get("http://" + l.Addr().String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
+// health waits until /readyz has the status and returns what it says.
+func (r *running) health(t *testing.T, want int) health {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		status, body := r.get(t, r.admin, "/readyz")
+		var h health
+		if err := json.Unmarshal([]byte(body), &h); err != nil {
+			t.Fatalf("/readyz: %v\n%s", err, body)
+		}
+		if status == want {
+			return h
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/readyz stays %d: %s", status, body)
+		}
+	}
+}
+
+func TestServe(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	s := fakefhir.New(few())
+	upstream := httptest.NewServer(s)
+	defer upstream.Close()
+	r := start(t, gatewayConfig(t, upstream.URL+"/fhir"), halves{web: true, work: true})
+	h := r.health(t, http.StatusOK)
+	for _, name := range []string{"store", "storage", "upstream"} {
+		if h.Checks[name] != "ok" {
+			t.Errorf("check %s: %q", name, h.Checks[name])
+		}
+	}
+	if status, body := r.get(t, r.admin, "/healthz"); status != http.StatusOK || !strings.Contains(body, `"ok"`) {
+		t.Errorf("/healthz: %d %s", status, body)
+	}
+	long := "/fhir/Patient?_id=" + strings.Repeat("a", 32<<10)
+	if status, body := r.get(t, r.public, long); status != http.StatusOK || !strings.Contains(body, `"searchset"`) {
+		t.Errorf("a query of 32 KiB: %d %.200s", status, body)
+	}
+	log := s.Log()
+	if last := log[len(log)-1]; last.Query != strings.TrimPrefix(long, "/fhir/Patient?") {
+		t.Error("the query did not arrive as it was sent")
+	}
+	if status, _ := r.get(t, r.public, "/fhir/Patient?_id="+strings.Repeat("a", 96<<10)); status != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("a query of 96 KiB: %d", status)
+	}
+	_, metrics := r.get(t, r.admin, "/metrics")
+	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes", "spillway_jobs{", "spillway_passthrough_requests_total{", "spillway_upstream_requests_total{"} {
+		if !strings.Contains(metrics, "\n"+name) {
+			t.Errorf("/metrics lacks %s", name)
+		}
+	}
+	if status, body := r.get(t, r.admin, "/debug/pprof/"); status != http.StatusOK || !strings.Contains(body, "goroutine") {
+		t.Errorf("/debug/pprof/: %d", status)
+	}
+	for _, path := range []string{"/metrics", "/readyz", "/debug/pprof/"} {
+		if status, _ := r.get(t, r.public, path); status != http.StatusNotFound {
+			t.Errorf("%s on the public listener: %d", path, status)
+		}
+	}
+	r.stop(t)
+	upstream.Close() // ends the idle connections to it as well
+	goleak.VerifyNone(t, before)
+}
+
+// TestServeAway: the gateway starts without its upstream, says so, and is
+// ready when the upstream has come.
+func TestServeAway(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	r := start(t, gatewayConfig(t, gone.URL+"/fhir"), halves{web: true, work: true})
+	h := r.health(t, http.StatusServiceUnavailable)
+	if h.Checks["store"] != "ok" || h.Checks["storage"] != "ok" || h.Checks["upstream"] == "ok" {
+		t.Errorf("checks: %v", h.Checks)
+	}
+	if status, _ := r.get(t, r.admin, "/healthz"); status != http.StatusOK {
+		t.Errorf("/healthz: %d", status)
+	}
+	if status, body := r.get(t, r.public, "/fhir/Patient/1"); status != http.StatusBadGateway || !strings.Contains(body, "OperationOutcome") {
+		t.Errorf("pass-through: %d %s", status, body)
+	}
+}
+
+func TestServeHalves(t *testing.T) {
+	_, url := fake(t, few())
+	web := start(t, gatewayConfig(t, url), halves{web: true})
+	web.health(t, http.StatusOK)
+	work := start(t, gatewayConfig(t, url), halves{work: true})
+	work.health(t, http.StatusOK)
+	if work.public != nil {
+		t.Error("--workers-only listens for clients")
+	}
+}
+
+func TestServeBusyPort(t *testing.T) {
+	_, url := fake(t, few())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, key := range []string{config.KeyListen, config.KeyAdminListen} {
+		_, err := newServer(gatewayConfig(t, url, config.Flag{Name: "x", Key: key, Value: l.Addr().String()}), halves{web: true, work: true}, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "address already in use") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+// TestServeSameStore: two processes cannot have one store.
+func TestServeSameStore(t *testing.T) {
+	_, url := fake(t, few())
+	cfg := gatewayConfig(t, url)
+	start(t, cfg, halves{web: true, work: true})
+	if _, err := newServer(cfg, halves{web: true, work: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "cannot open the job store") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestServeStop: after the signal a download that runs ends, nothing new begins.
+func TestServeStop(t *testing.T) {
+	arrived, goOn := make(chan struct{}), make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path != "/fhir/Binary/slow" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_, _ = io.WriteString(w, "first ")
+		w.(http.Flusher).Flush()
+		close(arrived)
+		<-goOn
+		_, _ = io.WriteString(w, "second")
+	}))
+	defer upstream.Close()
+	r := start(t, gatewayConfig(t, upstream.URL+"/fhir"), halves{web: true, work: true})
+	body := make(chan string)
+	go func() {
+		answer, err := r.client.Get("http://" + r.public.Addr().String() + "/fhir/Binary/slow")
+		if err != nil {
+			body <- err.Error()
+			return
+		}
+		defer answer.Body.Close()
+		b, err := io.ReadAll(answer.Body)
+		if err != nil {
+			b = append(b, err.Error()...)
+		}
+		body <- string(b)
+	}()
+	<-arrived
+	r.cancel()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("tcp", r.public.Addr().String())
+		if err != nil {
+			break
+		}
+		_ = c.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("it still takes connections")
+		}
+	}
+	if h := r.health(t, http.StatusServiceUnavailable); h.Status != "stopping" {
+		t.Errorf("/readyz says %q", h.Status)
+	}
+	close(goOn)
+	if got := <-body; got != "first second" {
+		t.Errorf("the download that ran: %q", got)
+	}
+	r.stop(t)
+}
+
+func TestServeTLS(t *testing.T) {
+	_, url := fake(t, few())
+	cert, key, pool := certificate(t)
+	flags := []config.Flag{{Name: "x", Key: "server.tls.cert_file", Value: cert}, {Name: "y", Key: "server.tls.key_file", Value: key}}
+	r := start(t, gatewayConfig(t, url, flags...), halves{web: true, work: true})
+	if got, want := r.publicURL.String(), "https://"+r.public.Addr().String()+"/fhir"; got != want {
+		t.Errorf("public URL %s, want %s", got, want)
+	}
+	for _, test := range []struct {
+		version uint16
+		ok      bool
+	}{{tls.VersionTLS13, true}, {tls.VersionTLS12, true}, {tls.VersionTLS11, false}} {
+		client := &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: test.version, MaxVersion: test.version},
+		}}
+		answer, err := client.Get(r.publicURL.String() + "/Patient?_count=1")
+		if (err == nil) != test.ok {
+			t.Errorf("%s: %v", tls.VersionName(test.version), err)
+		}
+		if err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode != http.StatusOK {
+				t.Errorf("%s: %s", tls.VersionName(test.version), answer.Status)
+			}
+		}
+	}
+	flags[1].Value = cert
+	if _, err := newServer(gatewayConfig(t, url, flags...), halves{web: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
+		t.Errorf("a key that is none: %v", err)
+	}
+}
+
+// certificate makes one for 127.0.0.1 and returns its files.
+func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool = x509.NewCertPool()
+	if parsed, err := x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	} else {
+		pool.AddCert(parsed)
+	}
+	return cert, key, pool
+}
