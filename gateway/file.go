@@ -145,7 +145,7 @@ func (s *server) send(w http.ResponseWriter, r *http.Request, body io.Reader, le
 			announce()
 			announced = true
 		}
-		_ = chunkTimeout
+		deadline(control, time.Now().Add(chunkTimeout))
 		if _, err := w.Write(chunk[:n]); err != nil {
 			panic(http.ErrAbortHandler) // the client has gone; nobody to tell
 		}

@@ -1,0 +1,65 @@
+# `make` alone prints what there is. `make test` needs nothing but Go.
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+FUZZJOBS ?= 1
+LINT     := bin/golangci-lint
+
+.DEFAULT_GOAL := help
+
+##@ Build
+
+.PHONY: build
+build: ## bin/spillway, the one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/spillway ./cmd/spillway
+
+.PHONY: demo
+demo: ## a fake FHIR server, the gateway before it, one export through it
+	$(GO) run ./cmd/spillway demo
+
+##@ Check
+
+.PHONY: test
+test: ## unit and component tests; only Go is needed
+	$(GO) test ./...
+
+.PHONY: race
+race: ## the same under the race detector
+	$(GO) test -race ./...
+
+.PHONY: lint
+lint: $(LINT) ## go vet and golangci-lint, with the import rules of .golangci.yml
+	$(GO) vet -tags e2e ./...
+	$(LINT) run
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s), FUZZJOBS (1) at a time
+	GO='$(GO)' .ci/fuzz '$(FUZZTIME)' '$(FUZZJOBS)'
+
+.PHONY: e2e
+e2e: ## the compiled binary against a real HAPI FHIR server (needs Java and Maven)
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e/...
+
+.PHONY: conformance
+conformance: build ## public bulk clients and suites against the gateway before HAPI (Python, Node.js)
+	test/conformance/run
+
+.PHONY: bench
+bench: ## Go benchmarks, and test/bench where it exists
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+	@if [ -x test/bench/run ]; then test/bench/run; fi
+
+##@ House
+
+.PHONY: clean
+clean: ## remove what was built, here and below test/
+	rm -rf bin test/hapi/target
+
+.PHONY: help
+help: ## this text
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(LINT): .ci/tools/go.mod .ci/tools/go.sum
+	$(GO) build -modfile=.ci/tools/go.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

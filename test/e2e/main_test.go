@@ -1,0 +1,38 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// What TestMain makes and all tests share.
+var (
+	binary  string // the compiled spillway
+	scratch string // a folder that is removed at the end
+	server  hapi
+)
+
+func TestMain(m *testing.M) { os.Exit(runMain(m)) }
+
+func runMain(m *testing.M) int {
+	var err error
+	if scratch, err = os.MkdirTemp("", "spillway-e2e-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(scratch)
+	binary = filepath.Join(scratch, "spillway")
+	build := exec.Command("go", "build", "-o", binary, "spillway/cmd/spillway")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building cmd/spillway:", err)
+		return 1
+	}
+	defer server.stop()
+	return m.Run()
+}

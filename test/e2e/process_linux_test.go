@@ -1,0 +1,10 @@
+//go:build e2e
+
+package e2e
+
+import "syscall"
+
+// endWithUs makes a child end when the test process is killed.
+func endWithUs() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}
