@@ -21,10 +21,10 @@ type engine struct {
 	ignoreLastUpdated, ignoreOneBound, blindLastUpdated, refuseLastUpdated bool
 	refuseSummary, silentSummary, lyingSummary, lyingTotal, silentTotal    bool
 	countsIgnoreWindow                                                     bool
-	ignoreSort, refuseSort                                                 bool
+	ignoreSort, refuseSort, swapSort                                       bool
 	postIs404, postIgnoresBody                                             bool
 	noHistory, historyIgnoresSince                                         bool
-	noNext, sameNext                                                       bool
+	noNext, noNextAboveOne, sameNext                                       bool
 	nextBase                                                               string // "": relative links
 	refuseCountAbove                                                       int
 	deny                                                                   func(r *http.Request) int // a status, 0: none
@@ -97,7 +97,7 @@ func (e *engine) search(w http.ResponseWriter, typ string, q url.Values) {
 		}
 		if !e.ignoreSort {
 			slices.SortStableFunc(all, func(a, b found) int { return strings.Compare(a.at, b.at) })
-			if key[0] == '-' {
+			if (key[0] == '-') != e.swapSort {
 				slices.Reverse(all)
 			}
 		}
@@ -143,7 +143,7 @@ func (e *engine) search(w http.ResponseWriter, typ string, q url.Values) {
 	}
 	offset, _ := strconv.Atoi(q.Get("page"))
 	rest := all[min(offset, len(all)):]
-	if len(rest) > size && size > 0 && !e.noNext {
+	if len(rest) > size && size > 0 && !e.noNext && (size == 1 || !e.noNextAboveOne) {
 		next := maps(q)
 		next.Set("page", strconv.Itoa(offset+size))
 		if e.sameNext {
@@ -152,9 +152,16 @@ func (e *engine) search(w http.ResponseWriter, typ string, q url.Values) {
 		b["link"] = []any{map[string]string{"relation": "next", "url": e.nextBase + typ + "?" + next.Encode()}}
 	}
 	entries := []any{map[string]any{"search": map[string]string{"mode": "outcome"}, "resource": map[string]any{"resourceType": "OperationOutcome"}}}
-	for _, f := range rest[:min(size, len(rest))] {
-		entries = append(entries, map[string]any{"search": map[string]string{"mode": "match"}, "resource": map[string]any{
-			"resourceType": typ, "id": f.id, "meta": map[string]string{"lastUpdated": f.at}}})
+	entry := func(mode, id, at string) {
+		entries = append(entries, map[string]any{"search": map[string]string{"mode": mode}, "resource": map[string]any{
+			"resourceType": typ, "id": id, "meta": map[string]string{"lastUpdated": at}}})
+	}
+	for i, f := range rest[:min(size, len(rest))] {
+		entry("match", f.id, f.at)
+		if i == 0 { // what real servers add now and then
+			entry("match", f.id, f.at)
+			entry("include", "included", f.at)
+		}
 	}
 	b["entry"] = entries
 	_ = json.NewEncoder(w).Encode(b)

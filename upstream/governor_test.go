@@ -36,6 +36,8 @@ func TestGovernorPausesThoseInLine(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		g.slots <- struct{}{} // another answer comes, of a request sent before, and asks for more
 		g.release(verdict{status: 429, kind: KindThrottled, retryAfter: 30 * time.Second})
+		g.slots <- struct{}{} // and one that asks for less
+		g.release(verdict{status: 503, kind: KindThrottled, retryAfter: time.Second})
 		if got := <-sent; got != 36 {
 			t.Errorf("sent after %d s, want 36", got)
 		}

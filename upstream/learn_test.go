@@ -18,6 +18,13 @@ func instants(n int) []string {
 	return ts
 }
 
+func denyPatients(r *http.Request) int {
+	if strings.HasPrefix(r.URL.Path, "/fhir/Patient") {
+		return 403
+	}
+	return 0
+}
+
 func TestLearn(t *testing.T) {
 	well := Facts{
 		LastUpdated: Works, Counts: Works, CountMode: CountSummary, Sort: Works, PostSearch: Works, History: Works,
@@ -30,6 +37,8 @@ func TestLearn(t *testing.T) {
 		data    map[string]int
 		want    Facts
 		problem string // in one of the sentences
+
+		pageSize int
 	}{
 		{name: "Well", want: well},
 		{name: "PageSizeClamped", e: engine{maxPage: 7}, want: with(func(f *Facts) { f.PageSize = 7 })},
@@ -59,6 +68,7 @@ func TestLearn(t *testing.T) {
 		{name: "NoCounts", e: engine{silentSummary: true, silentTotal: true},
 			want: with(func(f *Facts) { f.Counts, f.CountMode = Refused, CountNone }), problem: "states no total"},
 		{name: "SortIgnored", e: engine{ignoreSort: true}, want: with(func(f *Facts) { f.Sort = Ignored })},
+		{name: "SortBackwards", e: engine{swapSort: true, maxPage: 1}, want: with(func(f *Facts) { f.Sort, f.PageSize = Ignored, 1 })},
 		{name: "SortRefused", e: engine{refuseSort: true}, want: with(func(f *Facts) { f.Sort = Refused }), problem: "400"},
 		{name: "PostRefused", e: engine{postIs404: true}, want: with(func(f *Facts) { f.PostSearch = Refused }), problem: "search Patient by POST failed"},
 		{name: "PostIgnored", e: engine{postIgnoresBody: true}, want: with(func(f *Facts) { f.PostSearch = Ignored }), problem: "from the body"},
@@ -70,6 +80,10 @@ func TestLearn(t *testing.T) {
 			want: with(func(f *Facts) { f.NextLinks = Ignored }), problem: "brings the same page again"},
 		{name: "NoNextLinks", e: engine{noNext: true},
 			want: with(func(f *Facts) { f.NextLinks = Refused }), problem: "has no next link"},
+		{name: "ChainEndsEarly", e: engine{noNextAboveOne: true}, pageSize: 7, want: with(func(f *Facts) { f.PageSize = 7 })},
+		{name: "DeniedOrEmpty", data: map[string]int{"Patient": 3, "Observation": 0}, e: engine{deny: denyPatients}, want: Facts{
+			Counts: Works, CountMode: CountSummary, PostSearch: Works, History: Works, PageSize: 1000, ClockSkewKnown: true,
+		}, problem: "403"},
 		{name: "STU3", e: engine{version: "3.0.2"}, want: well, problem: "STU3"},
 		{name: "DSTU2", e: engine{version: "1.0.2"}, want: well, problem: "DSTU2"},
 		{name: "R4B", e: engine{version: "4.3.0"}, want: well},
@@ -86,12 +100,8 @@ func TestLearn(t *testing.T) {
 			}
 			return 0
 		}}, want: with(func(f *Facts) { f.Sort = Unknown }), problem: "500"},
-		{name: "SomeTypesDenied", data: map[string]int{"Patient": 3, "Observation": 20}, e: engine{deny: func(r *http.Request) int {
-			if strings.HasPrefix(r.URL.Path, "/fhir/Patient") {
-				return 403
-			}
-			return 0
-		}}, want: with(func(f *Facts) { f.ProbeType = "Observation" })},
+		{name: "SomeTypesDenied", data: map[string]int{"Patient": 3, "Observation": 20}, e: engine{deny: denyPatients},
+			want: with(func(f *Facts) { f.ProbeType = "Observation" })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -103,7 +113,7 @@ func TestLearn(t *testing.T) {
 				for typ, n := range tt.data {
 					e.data[typ] = instants(n)
 				}
-				c, _ := serveMemory(t, e.ServeHTTP)
+				c, _ := serveMemory(t, e.ServeHTTP, func(c *Config) { c.PageSize = tt.pageSize })
 				f, err := c.Learn(t.Context())
 				if err != nil {
 					t.Fatal(err)

@@ -68,8 +68,13 @@ type recorder struct {
 	whole  bool // the handler came to its end
 }
 
-// WriteHeader remembers a final status.
+// WriteHeader remembers a final status. The upstream's 100 is not passed on:
+// the server sends one by itself as soon as the body is read, and that is when
+// the upstream has asked for it.
 func (r *recorder) WriteHeader(status int) {
+	if status == http.StatusContinue {
+		return
+	}
 	if status >= 200 && r.status == 0 {
 		r.status = status
 	}

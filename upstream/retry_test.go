@@ -195,6 +195,18 @@ func TestOutage(t *testing.T) {
 			}
 		})
 	})
+	t.Run("ErrAwayAgain", func(t *testing.T) { // patience begins anew with each answer
+		synctest.Test(t, func(t *testing.T) {
+			c, _, _ := schedule(t, func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(502) })
+			c.vital.note(200)
+			time.AfterFunc(3*time.Minute, func() { c.vital.note(200) }) // another request was answered
+			start := time.Now()
+			wantError(t, page(t, c), KindStatus, 0, "502 Bad Gateway")
+			if s := since(start); s < 480 || s > 530 {
+				t.Errorf("gave up after %d s", s)
+			}
+		})
+	})
 	t.Run("ErrOnlyThisRequestFails", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, _, _ := schedule(t, func(w http.ResponseWriter, r *http.Request, _ int) {

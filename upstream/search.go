@@ -107,10 +107,7 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	if err != nil {
 		return PageInfo{}, &RequestError{Op: r.op, Status: http.StatusOK, Kind: KindForeignLink, Err: err}
 	}
-	if info.Next = u.String(); r.method == http.MethodGet && info.Next == r.url.String() {
-		return PageInfo{}, &RequestError{Op: r.op, Status: http.StatusOK, Kind: KindMalformed,
-			Err: errors.New("the next link of a page leads to the page itself")}
-	}
+	info.Next = u.String()
 	return info, nil
 }
 

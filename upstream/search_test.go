@@ -258,13 +258,6 @@ func TestForeignNextLinkIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestPageThatNamesItself(t *testing.T) {
-	h, _ := record(func(w http.ResponseWriter, r *http.Request, _ int) { answer(w, bundle(r.RequestURI, "a")) })
-	c, _ := serve(t, h)
-	_, err := c.Page(t.Context(), observations, "", idsInto(new([]string)))
-	wantError(t, err, KindMalformed, 0, "leads to the page itself")
-}
-
 func TestRedirectIsNotFollowed(t *testing.T) {
 	target, seen := record(func(w http.ResponseWriter, _ *http.Request, _ int) { answer(w, bundle("", "x")) })
 	evil := httptest.NewServer(target)

@@ -72,8 +72,9 @@ type reply struct {
 	body           *body
 }
 
-// exchange performs one attempt at r. use reads the reply's body. The error is
-// a *RequestError, a stopped from use, or the context's.
+// exchange performs one attempt at r. use reads the reply's body to its end, or
+// to where it is at fault. The error is a *RequestError, a stopped from use, or
+// the context's.
 func (c *Client) exchange(ctx context.Context, r *request, use func(*reply) error) error {
 	if err := c.governor.acquire(ctx); err != nil {
 		return err
@@ -118,9 +119,6 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 		return c.refused(r, resp, &re, v)
 	}
 	err = use(&re)
-	if err == nil {
-		_, err = io.Copy(io.Discard, re.body) // what use left, to the end of the gzip stream
-	}
 	v.latency += re.body.waited()
 	if err == nil {
 		return nil

@@ -92,11 +92,14 @@ func runDemo(ctx context.Context, c console, f demoFlags) (err error) {
 		client, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(gctx, func() { cancel(errors.New("a server of the demo has stopped")) })()
-		if err := d.act(client); err != nil || !f.keep {
-			return err
+		err := d.act(client)
+		switch {
+		case err != nil && client.Err() != nil:
+			return context.Cause(client) // clearer than the request that was broken off
+		case err == nil && f.keep:
+			<-client.Done()
 		}
-		<-client.Done()
-		return nil
+		return err
 	})
 	err = g.Wait()
 	if finishedBy(serving, err) && !errors.Is(err, errInterrupted) {
@@ -146,15 +149,15 @@ func (d *demo) open(scratch string) error {
 		return err
 	}
 	d.fake.serve(fakefhir.New(fakefhir.Options{Dataset: d.data, Path: "/fhir"}), log)
-	address := d.flags.listen
+	address, admin := d.flags.listen, "127.0.0.1:0"
 	if address == "" {
-		address = freeAddress("127.0.0.1:8088")
+		address, admin = freeAddress("127.0.0.1:8088"), freeAddress("127.0.0.1:8089")
 	}
 	cfg, err := config.Load(config.Input{Serve: true, Flags: []config.Flag{
 		{Name: "upstream", Key: config.KeyURL, Value: "http://" + d.fake.Addr().String() + "/fhir"},
 		{Name: "settle", Key: config.KeySettle, Value: "1s"},
 		{Name: "--listen", Key: config.KeyListen, Value: address},
-		{Name: "admin", Key: config.KeyAdminListen, Value: freeAddress("127.0.0.1:8089")},
+		{Name: "admin", Key: config.KeyAdminListen, Value: admin},
 		{Name: "store", Key: config.KeyBoltPath, Value: filepath.Join(scratch, "jobs.db")},
 		{Name: "storage", Key: config.KeyDiskPath, Value: filepath.Join(scratch, "files")},
 		{Name: "space", Key: config.KeyMinFree, Value: "64MiB"},

@@ -71,3 +71,12 @@ func TestDemoKeep(t *testing.T) {
 		t.Errorf("after the signal: %d\n%s", status, errs.String())
 	}
 }
+
+func TestDemoInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errInterrupted)
+	got := spillway(ctx, "demo", "--patients", "1", "--quiet", "--listen", "127.0.0.1:0", "--out", filepath.Join(t.TempDir(), "demo"))
+	if got.status != exitInterrupted || got.err != "spillway: interrupted\n" {
+		t.Errorf("got %+v", got)
+	}
+}

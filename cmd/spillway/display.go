@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"spillway/jobs"
+	"spillway/storage"
 )
 
 // A display shows how an export goes, in the form that suits where it is
@@ -100,12 +102,12 @@ func (d *display) note(format string, args ...any) {
 	}
 }
 
-// progress shows where a job stands. space is nil unless storage is full.
-func (d *display) progress(j *jobs.Job, space error) {
+// progress shows where a job stands. ready is what the storage says of itself.
+func (d *display) progress(j *jobs.Job, ready error) {
 	done, _ := j.Progress.Done()
 	p := phase{name: "reading", done: done, total: max(j.Progress.Expected(), done), unit: " resources", count: comma}
 	switch {
-	case space != nil:
+	case errors.Is(ready, storage.ErrFull):
 		p.name = "waiting for space"
 	case j.State == jobs.Queued:
 		p.name, p.total = "starting", 0
@@ -139,7 +141,8 @@ func (d *display) show(p phase) {
 	if d.written.IsZero() && d.form != formBar {
 		d.written = now // the first line comes when there is something to tell
 	}
-	if d.form == formNone || now.Sub(d.written) < every && !(fresh && d.form == formBar) {
+	due := now.Sub(d.written) >= every || fresh && d.form == formBar
+	if d.form == formNone || !due {
 		return
 	}
 	d.written = now

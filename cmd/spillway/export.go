@@ -53,27 +53,27 @@ never overwritten.`,
 	s := cmd.Flags()
 	s.SortFlags = false
 	s.StringVar(&f.upstream, "upstream", "", "FHIR base `URL` to export from")
-	s.StringVar(&f.out, "out", "", "directory to fill; new, empty, or of an interrupted export")
+	s.StringVar(&f.out, "out", "", "`directory` to fill; new, empty, or of an interrupted export")
 	s.StringSliceVar(&f.types, "type", nil, "resource `types`, separated by commas (default all)")
 	s.StringVar(&f.since, "since", "", "only what changed at or after this `instant`, such as 2026-06-01T00:00:00Z")
 	s.StringVar(&f.until, "until", "", "only what changed up to this `instant`")
-	s.StringArrayVar(&f.typeFilters, "type-filter", nil, "a search that resources of its type must match, such as 'Observation?status=final'; several are alternatives")
+	s.StringArrayVar(&f.typeFilters, "type-filter", nil, "a `search` that resources of its type must match, such as 'Observation?status=final'; several are alternatives")
 	s.BoolVar(&f.patients, "patients", false, "only Patients and what belongs to them")
 	s.StringVar(&f.group, "group", "", "only the members of the Group with this `id`, and what belongs to them")
 	s.StringSliceVar(&f.patientIDs, "patient", nil, "only the Patients with these `ids`, and what belongs to them")
 	s.StringSliceVar(&f.elements, "elements", nil, "only these root `elements`, such as id,Patient.name")
-	s.StringSliceVar(&f.associated, "include-associated-data", nil, "LatestProvenanceResources or RelevantProvenanceResources")
+	s.StringSliceVar(&f.associated, "include-associated-data", nil, "`what` else: LatestProvenanceResources or RelevantProvenanceResources")
 	s.BoolVar(&f.lenient, "lenient", false, "ignore what is not supported, and say so in the error file")
 	s.StringArrayVar(&f.headers, "header", nil, "`header` to send, as 'Name: value' or 'Name: @file'")
 	s.BoolVar(&f.gzip, "gzip", false, "keep the files compressed (.ndjson.gz)")
 	s.StringVar(&f.config, "config", "", "YAML `file`; its sections upstream and export are used")
-	s.StringVar(&f.settle, "settle", "", "wait so long before the newest resources are read (default 5s)")
+	s.StringVar(&f.settle, "settle", "", "`time` to wait before the newest resources are read (default 5s)")
 	s.StringVar(&f.concurrency, "concurrency", "", "`number` of requests at once (default 8)")
 	s.StringVar(&f.pageSize, "page-size", "", "`number` of resources to ask for at once (default 1000)")
-	s.StringVar(&f.timeout, "timeout", "", "wait so long for an answer (default 60s)")
+	s.StringVar(&f.timeout, "timeout", "", "`time` to wait for an answer (default 60s)")
 	s.BoolVar(&f.quiet, "quiet", false, "no progress and no summary")
-	s.StringVar(&f.logFormat, "log-format", "text", "text or json; with json, progress is logged too")
-	s.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default warn; with --log-format json info)")
+	s.StringVar(&f.logFormat, "log-format", "text", "`format`, text or json; with json, progress is logged too")
+	s.StringVar(&f.logLevel, "log-level", "", "`level`, debug, info, warn or error (default warn; with --log-format json info)")
 	return command(cmd, func(ctx context.Context) error { return runExport(ctx, c, f) })
 }
 
@@ -285,9 +285,9 @@ func (r *exportRun) run(ctx context.Context, cfg *config.Config, client *upstrea
 	if err != nil {
 		return err
 	}
-	r.display.summary(j, issues, time.Since(began))
+	r.display.summary(j, issues, time.Since(began), r.resumed)
 	if issues.errors > 0 {
-		r.verdict = &exitError{exitIncomplete, fmt.Errorf("complete, but with %s in the error file; see %s", plural(issues.errors, "error"), issues.file)}
+		r.verdict = &exitError{exitIncomplete, fmt.Errorf("exported, but the error file has %s; see %s", plural(issues.errors, "error"), issues.file)}
 	}
 	return nil
 }
@@ -326,7 +326,7 @@ func (r *exportRun) job(ctx context.Context, e *engine) (jobs.ID, error) {
 	}
 	// Later it would wait for space, which a gateway may and a command may not.
 	if err := e.files.Ready(ctx); err != nil {
-		return "", err
+		return "", fmt.Errorf("%w; storage.disk.min_free says how much must stay free", err)
 	}
 	j, first := jobs.New(r.record.Request, "", time.Now())
 	return j.ID, e.store.Create(ctx, j, first)

@@ -210,7 +210,7 @@ func TestExportErrors(t *testing.T) {
 		err    string // part of what standard error says
 	}{
 		{name: "ErrSince", flags: []string{"--since", "yesterday"}, status: 2, err: "--since: "},
-		{name: "ErrType", flags: []string{"--type", "Pateint"}, status: 2, err: "--type: "},
+		{name: "ErrType", flags: []string{"--type", "Patients"}, status: 2, err: "--type: "},
 		{name: "ErrTypeFilter", flags: []string{"--type-filter", "Observation?_include=*"}, status: 2, err: "--type-filter: "},
 		{name: "ErrPatient", flags: []string{"--patient", "a b"}, status: 2, err: "--patient: "},
 		{name: "ErrUnauthorized", status: 1, err: "upstream.headers",
@@ -218,7 +218,7 @@ func TestExportErrors(t *testing.T) {
 		{name: "ErrHTML", status: 1, err: "GET /metadata failed", fault: fakefhir.Fault{Do: fakefhir.Do{HTML: true}}},
 		{name: "ErrSearchFails", status: 1, err: "the export failed: ",
 			fault: fakefhir.Fault{Match: fakefhir.Match{Kind: fakefhir.KindSearch, Type: "Encounter"}, Do: fakefhir.Do{Garbage: true}}},
-		{name: "ErrIncomplete", status: 3, err: "in the error file; see ",
+		{name: "ErrIncomplete", status: 3, err: "spillway: exported, but the error file has ",
 			fault: fakefhir.Fault{Match: fakefhir.Match{Type: "Encounter"}, Do: fakefhir.Do{DropEntries: 3}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -9,9 +9,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/spf13/pflag"
 
 	"spillway/test/fakefhir"
 )
@@ -127,6 +130,27 @@ func TestHelp(t *testing.T) {
 	}
 	if got := spillway(t.Context()); got.status != exitUsage || !strings.Contains(got.out, "Available Commands:") {
 		t.Errorf("without a command: %+v", got)
+	}
+}
+
+// TestReadme: every flag of export is explained, and every one explained exists.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := newExport(console{}).Flags()
+	flags.VisitAll(func(f *pflag.Flag) {
+		if !strings.Contains(string(readme), "`--"+f.Name) {
+			t.Errorf("README.md does not explain --%s", f.Name)
+		}
+	})
+	_, table, _ := strings.Cut(string(readme), "| Flag | |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for _, m := range regexp.MustCompile("`--([a-z-]+)").FindAllStringSubmatch(table, -1) {
+		if flags.Lookup(m[1]) == nil {
+			t.Errorf("README.md explains --%s, which does not exist", m[1])
+		}
 	}
 }
 

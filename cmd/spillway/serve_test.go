@@ -159,6 +159,39 @@ func TestServe(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
+// TestServeCommand: the same from the command line, with the first signal at its end.
+func TestServeCommand(t *testing.T) {
+	t.Chdir(t.TempDir())
+	_, url := fake(t, few())
+	if err := os.WriteFile("spillway.yaml", []byte("server: {listen: '127.0.0.1:0', admin_listen: '127.0.0.1:0'}\nupstream:\n  url: ${FHIR}\n  headers: {X-Api-Key: plain}\nlog: {level: debug, format: json}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	var errs syncBuffer
+	ended := make(chan int)
+	go func() {
+		ended <- run(ctx, []string{"serve", "--config", "spillway.yaml"}, console{out: io.Discard, err: &errs, environ: []string{"FHIR=" + url}})
+	}()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errs.String(), "upstream learnt"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not come up:\n%s", errs.String())
+		}
+	}
+	cancel(errInterrupted)
+	if status := <-ended; status != 0 {
+		t.Errorf("status %d", status)
+	}
+	for _, want := range []string{`"msg":"spillway is up"`, `"listen":"127.0.0.1:`, `"public":"http://127.0.0.1:`, "a secret stands in the file itself", "export.window: 10000", `"msg":"stopped"`} {
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+	if strings.Contains(errs.String(), "plain") || t.Failed() {
+		t.Errorf("log:\n%s", errs.String())
+	}
+}
+
 // TestServeAway: the gateway starts without its upstream, says so, and is
 // ready when the upstream has come.
 func TestServeAway(t *testing.T) {

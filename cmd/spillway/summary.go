@@ -95,14 +95,14 @@ func (n *issueCount) line(line []byte) {
 
 // summary tells what a finished export holds. Texts of issues are for the
 // person who runs the command, never for a log: they may name resources.
-func (d *display) summary(j *jobs.Job, n issueCount, took time.Duration) {
+func (d *display) summary(j *jobs.Job, n issueCount, took time.Duration, resumed bool) {
 	resources, bytes := j.Progress.Done()
 	switch d.form {
 	case formRecords:
 		d.log.Info("export complete", "resources", resources, "bytes", bytes, "seconds", took.Seconds(), "errors", n.errors, "notes", n.others)
 		return
 	case formBar, formLines:
-		writeTable(d.w, "<>><", d.summaryRows(j, took))
+		writeTable(d.w, "<>><", summaryRows(j, took, resumed))
 	}
 	if n.others > 0 && d.form != formNone {
 		fmt.Fprintf(d.w, "%s in the error file, none of severity error\n", plural(n.others, "note"))
@@ -115,7 +115,8 @@ func (d *display) summary(j *jobs.Job, n issueCount, took time.Duration) {
 	}
 }
 
-func (d *display) summaryRows(j *jobs.Job, took time.Duration) [][]string {
+// summaryRows is the table of what was exported.
+func summaryRows(j *jobs.Job, took time.Duration, resumed bool) [][]string {
 	rows := [][]string{{"TYPE", "RESOURCES", "SIZE", "COUNTED BY THE UPSTREAM"}}
 	proof := make(map[string]string)
 	for _, e := range j.Evidence {
@@ -146,6 +147,9 @@ func (d *display) summaryRows(j *jobs.Job, took time.Duration) [][]string {
 	for _, typ := range order {
 		rows = append(rows, []string{typ, comma(byType[typ].Count), bytesText(byType[typ].Size), proof[typ]})
 	}
-	return append(rows, []string{"total", comma(all.Count), bytesText(all.Size),
-		fmt.Sprintf("in %s (%s resources/s)", seconds(took), perSecond(all.Count, took))})
+	last := fmt.Sprintf("in %s (%s resources/s)", seconds(took), perSecond(all.Count, took))
+	if resumed {
+		last = fmt.Sprintf("in %s since it was resumed", seconds(took))
+	}
+	return append(rows, []string{"total", comma(all.Count), bytesText(all.Size), last})
 }

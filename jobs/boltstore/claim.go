@@ -117,7 +117,7 @@ func (s *Store) blame(tx *bbolt.Tx, j job, st *state, id string, now time.Time) 
 
 // requeue takes a leased unit back and makes it claimable from notBefore on.
 func (j job) requeue(u *unit, notBefore, now time.Time) error {
-	if err := j.b.Bucket(bucketLeased).Delete([]byte(u.ID)); err != nil {
+	if err := bucketLeased.in(j.b).Delete([]byte(u.ID)); err != nil {
 		return err
 	}
 	if err := j.putUnit(u); err != nil {
@@ -128,7 +128,7 @@ func (j job) requeue(u *unit, notBefore, now time.Time) error {
 
 // leasedTo reports whether this attempt has the unit.
 func (j job) leasedTo(unit string, attempt int64) bool {
-	v := j.b.Bucket(bucketLeased).Get([]byte(unit))
+	v := bucketLeased.in(j.b).Get([]byte(unit))
 	if v == nil {
 		return false
 	}
@@ -140,7 +140,7 @@ func (j job) leasedTo(unit string, attempt int64) bool {
 func (s *Store) recoverLeases(tx *bbolt.Tx) error {
 	now := s.now()
 	var running []jobs.ID
-	err := tx.Bucket(bucketRunning).ForEach(func(id, _ []byte) error {
+	err := bucketRunning.in(tx).ForEach(func(id, _ []byte) error {
 		running = append(running, jobs.ID(id))
 		return nil
 	})
@@ -160,7 +160,7 @@ func (s *Store) recoverLeases(tx *bbolt.Tx) error {
 			continue
 		}
 		var units []string
-		err = j.b.Bucket(bucketLeased).ForEach(func(unit, _ []byte) error {
+		err = bucketLeased.in(j.b).ForEach(func(unit, _ []byte) error {
 			units = append(units, string(unit))
 			return nil
 		})
@@ -211,7 +211,7 @@ func (s *Store) choose(tx *bbolt.Tx, now time.Time) (best *candidate, promoted b
 	}
 
 	active := 0
-	cursor := tx.Bucket(bucketRunning).Cursor()
+	cursor := bucketRunning.in(tx).Cursor()
 	for id, v := cursor.First(); id != nil; id, v = cursor.Next() {
 		j, st, err := known(tx, jobs.ID(id))
 		if err != nil {
@@ -225,7 +225,7 @@ func (s *Store) choose(tx *bbolt.Tx, now time.Time) (best *candidate, promoted b
 			return nil, promoted, err
 		}
 	}
-	cursor = tx.Bucket(bucketQueued).Cursor()
+	cursor = bucketQueued.in(tx).Cursor()
 	for k, _ := cursor.First(); k != nil && active < s.limits.MaxActive; k, _ = cursor.Next() {
 		j, st, err := known(tx, jobs.ID(k[8:]))
 		if err != nil {
@@ -273,13 +273,13 @@ func (c *candidate) before(d *candidate) bool {
 // a few keys only, however many units there are.
 func (c *candidate) look(now time.Time) (moved bool, due time.Time, err error) {
 	stage := byte(255) // the lowest that has an unfinished unit
-	leased := c.b.Bucket(bucketLeased).Cursor()
+	leased := bucketLeased.in(c.b).Cursor()
 	for k, v := leased.First(); k != nil; k, v = leased.Next() {
 		c.leased++
 		_, s := readLeased(v)
 		stage = min(stage, s)
 	}
-	ready, delayed := c.b.Bucket(bucketReady), c.b.Bucket(bucketDelayed)
+	ready, delayed := bucketReady.in(c.b), bucketDelayed.in(c.b)
 	first, _ := ready.Cursor().First()
 	if first != nil {
 		stage = min(stage, first[0])
@@ -316,7 +316,7 @@ func (c *candidate) look(now time.Time) (moved bool, due time.Time, err error) {
 
 // lease gives the first ready unit of a job to a worker.
 func (s *Store) lease(tx *bbolt.Tx, c *candidate, worker string, now time.Time) (*jobs.Lease, *jobs.Job, error) {
-	ready := c.b.Bucket(bucketReady)
+	ready := bucketReady.in(c.b)
 	u, err := c.unit(string(ready.Get(c.ready)))
 	if err != nil {
 		return nil, nil, err
@@ -337,9 +337,9 @@ func (s *Store) lease(tx *bbolt.Tx, c *candidate, worker string, now time.Time) 
 		return nil, nil, err
 	}
 	err = errors.Join(
-		tx.Bucket(bucketRunning).Put([]byte(c.id), turn),
+		bucketRunning.in(tx).Put([]byte(c.id), turn),
 		ready.Delete(c.ready),
-		c.b.Bucket(bucketLeased).Put([]byte(u.ID), leasedValue(u)),
+		bucketLeased.in(c.b).Put([]byte(u.ID), leasedValue(u)),
 		c.putUnit(u),
 	)
 	if err != nil {
@@ -351,7 +351,7 @@ func (s *Store) lease(tx *bbolt.Tx, c *candidate, worker string, now time.Time) 
 	}
 	return &jobs.Lease{
 		Job: c.id, Unit: u.Unit, Attempt: u.Attempt, Tries: u.Tries, Worker: worker,
-		Checkpoint: bytes.Clone(c.b.Bucket(bucketCheckpoints).Get([]byte(u.ID))),
+		Checkpoint: bytes.Clone(bucketCheckpoints.in(c.b).Get([]byte(u.ID))),
 		ExpiresAt:  now.Add(s.limits.LeaseTTL),
 	}, whole, nil
 }

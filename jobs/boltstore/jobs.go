@@ -39,18 +39,18 @@ func (s *Store) Create(ctx context.Context, j *jobs.Job, first jobs.Unit) error 
 }
 
 func create(tx *bbolt.Tx, j *jobs.Job, first jobs.Unit, now time.Time) error {
-	b, err := tx.Bucket(bucketJobs).CreateBucket([]byte(j.ID))
+	b, err := bucketJobs.in(tx).CreateBucket([]byte(j.ID))
 	if err != nil {
 		return err
 	}
 	for _, name := range append(slices.Clone(working), bucketDone) {
-		if _, err := b.CreateBucket(name); err != nil {
+		if _, err := b.CreateBucket([]byte(name)); err != nil {
 			return err
 		}
 	}
 	record := *j
 	record.Files, record.Evidence = nil, nil
-	if err := put(b, keyJob, &record); err != nil {
+	if err := put(b, []byte(keyJob), &record); err != nil {
 		return err
 	}
 	st := &state{
@@ -66,7 +66,7 @@ func create(tx *bbolt.Tx, j *jobs.Job, first jobs.Unit, now time.Time) error {
 	if err := made.add(first, now); err != nil {
 		return err
 	}
-	return tx.Bucket(bucketQueued).Put(timeKey(j.CreatedAt, j.ID), nil)
+	return bucketQueued.in(tx).Put(timeKey(j.CreatedAt, j.ID), nil)
 }
 
 // Get returns a job. See jobs.Store.
@@ -85,7 +85,7 @@ func (s *Store) Get(ctx context.Context, id jobs.ID) (found *jobs.Job, err error
 // List returns all jobs, oldest first. See jobs.Store.
 func (s *Store) List(ctx context.Context) (all []*jobs.Job, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketJobs).ForEachBucket(func(id []byte) error {
+		return bucketJobs.in(tx).ForEachBucket(func(id []byte) error {
 			j, _ := lookup(tx, jobs.ID(id))
 			whole, err := j.load(false)
 			all = append(all, whole)
@@ -111,7 +111,7 @@ func (s *Store) Done(ctx context.Context, id jobs.ID) (done []jobs.Done, err err
 		if !ok {
 			return jobs.ErrNotFound
 		}
-		return j.b.Bucket(bucketDone).ForEach(func(_, raw []byte) error {
+		return bucketDone.in(j.b).ForEach(func(_, raw []byte) error {
 			var d jobs.Done
 			if err := decode(raw, &d); err != nil {
 				return err
@@ -184,25 +184,25 @@ func (s *Store) end(tx *bbolt.Tx, j job, st *state, final jobs.State) error {
 		return err
 	}
 	for _, name := range working {
-		if j.b.Bucket(name) == nil { // it had ended before
+		if name.in(j.b) == nil { // it had ended before
 			continue
 		}
-		if err := j.b.DeleteBucket(name); err != nil {
+		if err := j.b.DeleteBucket([]byte(name)); err != nil {
 			return err
 		}
 	}
-	return tx.Bucket(bucketEnded).Put(timeKey(st.ExpiresAt, j.id), nil)
+	return bucketEnded.in(tx).Put(timeKey(st.ExpiresAt, j.id), nil)
 }
 
 // leaveIndex takes a job out of the index that its state puts it in.
 func leaveIndex(tx *bbolt.Tx, id jobs.ID, st *state) error {
 	switch st.State {
 	case jobs.Queued:
-		return tx.Bucket(bucketQueued).Delete(timeKey(st.CreatedAt, id))
+		return bucketQueued.in(tx).Delete(timeKey(st.CreatedAt, id))
 	case jobs.Running:
-		return tx.Bucket(bucketRunning).Delete([]byte(id))
+		return bucketRunning.in(tx).Delete([]byte(id))
 	}
-	return tx.Bucket(bucketEnded).Delete(timeKey(st.ExpiresAt, id))
+	return bucketEnded.in(tx).Delete(timeKey(st.ExpiresAt, id))
 }
 
 // Removable returns the jobs whose bytes may go. See jobs.Store.
@@ -210,7 +210,7 @@ func (s *Store) Removable(ctx context.Context) (ids []jobs.ID, err error) {
 	now := s.now()
 	writing := s.writing(now)
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketEnded).Cursor()
+		c := bucketEnded.in(tx).Cursor()
 		for k, _ := c.First(); k != nil && !readTime(k).After(now); k, _ = c.Next() {
 			id := jobs.ID(k[8:])
 			if writing[id] {
@@ -257,7 +257,7 @@ func (s *Store) Remove(ctx context.Context, id jobs.ID) error {
 			if err := leaveIndex(tx, id, st); err != nil {
 				return false, err
 			}
-			return true, tx.Bucket(bucketJobs).DeleteBucket([]byte(id))
+			return true, bucketJobs.in(tx).DeleteBucket([]byte(id))
 		},
 		then: func() {
 			s.forget(id)
@@ -269,6 +269,6 @@ func (s *Store) Remove(ctx context.Context, id jobs.ID) error {
 
 // served returns the next value of the counter that orders jobs by their last claim.
 func served(tx *bbolt.Tx) ([]byte, error) {
-	n, err := tx.Bucket(bucketRunning).NextSequence()
+	n, err := bucketRunning.in(tx).NextSequence()
 	return binary.BigEndian.AppendUint64(nil, n), err
 }

@@ -44,9 +44,9 @@ func (s *Store) Renew(ctx context.Context, l *jobs.Lease) error {
 func (s *Store) Save(ctx context.Context, l *jobs.Lease, checkpoint json.RawMessage) error {
 	return s.write(ctx, l, false, func(_ *bbolt.Tx, j job, _ *state) error {
 		if len(checkpoint) == 0 {
-			return j.b.Bucket(bucketCheckpoints).Delete([]byte(l.Unit.ID))
+			return bucketCheckpoints.in(j.b).Delete([]byte(l.Unit.ID))
 		}
-		return j.b.Bucket(bucketCheckpoints).Put([]byte(l.Unit.ID), checkpoint)
+		return bucketCheckpoints.in(j.b).Put([]byte(l.Unit.ID), checkpoint)
 	}, func() {
 		s.extend(l)
 	})
@@ -66,7 +66,7 @@ func (s *Store) Complete(ctx context.Context, l *jobs.Lease, r jobs.Result) erro
 			return err
 		}
 		for _, next := range r.Next {
-			if j.b.Bucket(bucketUnits).Get([]byte(next.ID)) != nil {
+			if bucketUnits.in(j.b).Get([]byte(next.ID)) != nil {
 				return refusal{fmt.Errorf("boltstore: the id of a %s unit has been used in its job before", next.Kind)}
 			}
 		}
@@ -84,7 +84,7 @@ func (s *Store) Complete(ctx context.Context, l *jobs.Lease, r jobs.Result) erro
 			return j.putState(st)
 		}
 		ended = true
-		if err := put(j.b, keyOutput, output{r.Files, r.Evidence}); err != nil {
+		if err := put(j.b, []byte(keyOutput), output{r.Files, r.Evidence}); err != nil {
 			return err
 		}
 		return s.end(tx, j, st, jobs.Completed)
@@ -115,9 +115,9 @@ func validNext(u jobs.Unit, next []jobs.Unit) error {
 
 // last reports whether a leased unit is the only unfinished one of its job.
 func (j job) last() bool {
-	ready, _ := j.b.Bucket(bucketReady).Cursor().First()
-	delayed, _ := j.b.Bucket(bucketDelayed).Cursor().First()
-	leased := j.b.Bucket(bucketLeased).Cursor()
+	ready, _ := bucketReady.in(j.b).Cursor().First()
+	delayed, _ := bucketDelayed.in(j.b).Cursor().First()
+	leased := bucketLeased.in(j.b).Cursor()
 	leased.First()
 	second, _ := leased.Next()
 	return ready == nil && delayed == nil && second == nil
@@ -125,7 +125,7 @@ func (j job) last() bool {
 
 // complete moves a unit to the done ones and adds the next.
 func (j job) complete(u *unit, r jobs.Result, now time.Time) error {
-	done := j.b.Bucket(bucketDone)
+	done := bucketDone.in(j.b)
 	order, err := done.NextSequence()
 	if err != nil {
 		return err
@@ -135,9 +135,9 @@ func (j job) complete(u *unit, r jobs.Result, now time.Time) error {
 	kept.Files, kept.Evidence = nil, nil // with the job
 	err = errors.Join(
 		put(done, binary.BigEndian.AppendUint64(nil, order), jobs.Done{Unit: u.Unit, Attempt: u.Attempt, Result: kept}),
-		j.b.Bucket(bucketUnits).Put([]byte(u.ID), nil),
-		j.b.Bucket(bucketLeased).Delete([]byte(u.ID)),
-		j.b.Bucket(bucketCheckpoints).Delete([]byte(u.ID)),
+		bucketUnits.in(j.b).Put([]byte(u.ID), nil),
+		bucketLeased.in(j.b).Delete([]byte(u.ID)),
+		bucketCheckpoints.in(j.b).Delete([]byte(u.ID)),
 	)
 	if err != nil {
 		return err

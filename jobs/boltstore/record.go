@@ -13,29 +13,39 @@ import (
 	"spillway/jobs"
 )
 
-// The names in the file. See the package comment.
-var (
-	bucketMeta    = []byte("meta")
-	bucketJobs    = []byte("jobs")
-	bucketQueued  = []byte("queued")
-	bucketRunning = []byte("running")
-	bucketEnded   = []byte("ended")
+// A name is the name of a bucket or the key of a single value in the file. See
+// the package comment.
+type name string
 
-	keyFormat = []byte("format")
+const (
+	bucketMeta    name = "meta"
+	bucketJobs    name = "jobs"
+	bucketQueued  name = "queued"
+	bucketRunning name = "running"
+	bucketEnded   name = "ended"
 
-	keyJob            = []byte("job")
-	keyState          = []byte("state")
-	keyOutput         = []byte("output")
-	bucketUnits       = []byte("units")
-	bucketReady       = []byte("ready")
-	bucketDelayed     = []byte("delayed")
-	bucketLeased      = []byte("leased")
-	bucketCheckpoints = []byte("checkpoints")
-	bucketDone        = []byte("done")
+	keyFormat name = "format"
+
+	keyJob            name = "job"
+	keyState          name = "state"
+	keyOutput         name = "output"
+	bucketUnits       name = "units"
+	bucketReady       name = "ready"
+	bucketDelayed     name = "delayed"
+	bucketLeased      name = "leased"
+	bucketCheckpoints name = "checkpoints"
+	bucketDone        name = "done"
 )
 
+// in returns the bucket of this name in a transaction or another bucket.
+func (n name) in(parent interface {
+	Bucket(key []byte) *bbolt.Bucket
+}) *bbolt.Bucket {
+	return parent.Bucket([]byte(n))
+}
+
 // working are the buckets that a job needs until it has ended.
-var working = [][]byte{bucketUnits, bucketReady, bucketDelayed, bucketLeased, bucketCheckpoints}
+var working = []name{bucketUnits, bucketReady, bucketDelayed, bucketLeased, bucketCheckpoints}
 
 // state is what changes of a job.
 type state struct {
@@ -78,21 +88,21 @@ type job struct {
 
 // lookup returns the bucket of a job, and false if there is no such job.
 func lookup(tx *bbolt.Tx, id jobs.ID) (job, bool) {
-	b := tx.Bucket(bucketJobs).Bucket([]byte(id))
+	b := bucketJobs.in(tx).Bucket([]byte(id))
 	return job{id, b}, b != nil
 }
 
 func (j job) state() (*state, error) {
 	st := new(state)
-	return st, decode(j.b.Get(keyState), st)
+	return st, decode(j.b.Get([]byte(keyState)), st)
 }
 
-func (j job) putState(st *state) error { return put(j.b, keyState, st) }
+func (j job) putState(st *state) error { return put(j.b, []byte(keyState), st) }
 
 // load returns the whole job, or all but its files and evidence.
 func (j job) load(withOutput bool) (*jobs.Job, error) {
 	var whole jobs.Job
-	if err := decode(j.b.Get(keyJob), &whole); err != nil {
+	if err := decode(j.b.Get([]byte(keyJob)), &whole); err != nil {
 		return nil, err
 	}
 	st, err := j.state()
@@ -112,7 +122,7 @@ func (j job) load(withOutput bool) (*jobs.Job, error) {
 }
 
 func (j job) output() (out output, err error) {
-	if raw := j.b.Get(keyOutput); raw != nil {
+	if raw := j.b.Get([]byte(keyOutput)); raw != nil {
 		err = decode(raw, &out)
 	}
 	return out, err
@@ -120,17 +130,17 @@ func (j job) output() (out output, err error) {
 
 func (j job) unit(id string) (*unit, error) {
 	u := new(unit)
-	return u, decode(j.b.Bucket(bucketUnits).Get([]byte(id)), u)
+	return u, decode(bucketUnits.in(j.b).Get([]byte(id)), u)
 }
 
-func (j job) putUnit(u *unit) error { return put(j.b.Bucket(bucketUnits), []byte(u.ID), u) }
+func (j job) putUnit(u *unit) error { return put(bucketUnits.in(j.b), []byte(u.ID), u) }
 
 // add records a new unit and makes it claimable.
 func (j job) add(u jobs.Unit, now time.Time) error {
 	if !validUnitID(u.ID) {
 		return fmt.Errorf("boltstore: the id of a %s unit is not made of letters, digits and '-'", u.Kind)
 	}
-	units := j.b.Bucket(bucketUnits)
+	units := bucketUnits.in(j.b)
 	if units.Get([]byte(u.ID)) != nil {
 		return fmt.Errorf("boltstore: the id of a %s unit has been used in its job before", u.Kind)
 	}
@@ -157,9 +167,9 @@ func validUnitID(id string) bool {
 // enqueue makes a unit claimable from notBefore on.
 func (j job) enqueue(u *unit, notBefore, now time.Time) error {
 	if notBefore.After(now) {
-		return j.b.Bucket(bucketDelayed).Put(delayedKey(u, notBefore), []byte(u.ID))
+		return bucketDelayed.in(j.b).Put(delayedKey(u, notBefore), []byte(u.ID))
 	}
-	return j.b.Bucket(bucketReady).Put(readyKey(u), []byte(u.ID))
+	return bucketReady.in(j.b).Put(readyKey(u), []byte(u.ID))
 }
 
 // readyKey orders by stage, then heaviest, then oldest.

@@ -241,7 +241,7 @@ func TestKill(t *testing.T) {
 		select {}
 	}
 
-	const units, kills = 300, 3
+	const units, kills = 150, 3
 	path, c := filepath.Join(t.TempDir(), "jobs.db"), newClock()
 	s := open(t, path, jobs.Limits{}, c)
 	j := plan(t, s, c, units)
@@ -250,7 +250,7 @@ func TestKill(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		watch(t, path, told, 20+kill*13)
+		watch(t, path, told, 15+kill*10)
 		s = open(t, path, jobs.Limits{}, c)
 		done, err := s.Done(t.Context(), j.ID)
 		if err != nil {

@@ -146,15 +146,15 @@ func syncFolder(path string) error {
 }
 
 func prepare(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{bucketMeta, bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
-		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+	for _, name := range []name{bucketMeta, bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}
 	}
-	meta := tx.Bucket(bucketMeta)
-	switch have := meta.Get(keyFormat); {
+	meta := bucketMeta.in(tx)
+	switch have := meta.Get([]byte(keyFormat)); {
 	case have == nil:
-		return meta.Put(keyFormat, binary.BigEndian.AppendUint64(nil, format))
+		return meta.Put([]byte(keyFormat), binary.BigEndian.AppendUint64(nil, format))
 	case len(have) != 8 || binary.BigEndian.Uint64(have) != format:
 		return errors.New("the file was written by another version of spillway, which this one does not understand")
 	}

@@ -36,7 +36,7 @@ func TestErrorOfOneInAGroup(t *testing.T) {
 		wg.Go(func() {
 			errs[i] = s.update(t.Context(), &change{
 				do: func(tx *bbolt.Tx) (bool, error) {
-					if err := tx.Bucket(bucketMeta).Put(fmt.Append(nil, i), []byte("x")); err != nil {
+					if err := bucketMeta.in(tx).Put(fmt.Append(nil, i), []byte("x")); err != nil {
 						return false, err
 					}
 					if i == 3 {
@@ -57,7 +57,7 @@ func TestErrorOfOneInAGroup(t *testing.T) {
 	wg.Wait()
 	_ = s.db.View(func(tx *bbolt.Tx) error {
 		for i := range callers {
-			kept := tx.Bucket(bucketMeta).Get(fmt.Append(nil, i)) != nil
+			kept := bucketMeta.in(tx).Get(fmt.Append(nil, i)) != nil
 			if want := i != 3; kept != want || then[i] != want || (errs[i] == nil) != want {
 				t.Errorf("caller %d: kept %t, then ran %t, error %v; want success: %t", i, kept, then[i], errs[i], want)
 			}
@@ -122,8 +122,8 @@ func TestInvariants(t *testing.T) {
 func (m *machine) empty() {
 	m.holdings = map[holder]*holding{}
 	err := m.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
-			if err := tx.DeleteBucket(name); err != nil {
+		for _, name := range []name{bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
+			if err := tx.DeleteBucket([]byte(name)); err != nil {
 				return err
 			}
 		}
@@ -218,8 +218,8 @@ func (m *machine) fail(t *rapid.T) {
 func (m *machine) check(t *rapid.T) {
 	err := m.db.View(func(tx *bbolt.Tx) error {
 		index := map[jobs.ID]string{}
-		for _, name := range [][]byte{bucketQueued, bucketRunning, bucketEnded} {
-			_ = tx.Bucket(name).ForEach(func(k, _ []byte) error {
+		for _, name := range []name{bucketQueued, bucketRunning, bucketEnded} {
+			_ = name.in(tx).ForEach(func(k, _ []byte) error {
 				if string(name) != "running" {
 					k = k[8:]
 				}
@@ -231,7 +231,7 @@ func (m *machine) check(t *rapid.T) {
 			})
 		}
 		running := 0
-		err := tx.Bucket(bucketJobs).ForEachBucket(func(k []byte) error {
+		err := bucketJobs.in(tx).ForEachBucket(func(k []byte) error {
 			j, _ := lookup(tx, jobs.ID(k))
 			st, err := j.state()
 			if err != nil {
@@ -278,9 +278,9 @@ func (m *machine) checkUnits(t *rapid.T, j job, st *state) {
 		}
 		place[unit] = name
 	}
-	_ = j.b.Bucket(bucketReady).ForEach(func(_, unit []byte) error { enter(string(unit), "ready"); return nil })
-	_ = j.b.Bucket(bucketDelayed).ForEach(func(_, unit []byte) error { enter(string(unit), "delayed"); return nil })
-	_ = j.b.Bucket(bucketLeased).ForEach(func(unit, v []byte) error {
+	_ = bucketReady.in(j.b).ForEach(func(_, unit []byte) error { enter(string(unit), "ready"); return nil })
+	_ = bucketDelayed.in(j.b).ForEach(func(_, unit []byte) error { enter(string(unit), "delayed"); return nil })
+	_ = bucketLeased.in(j.b).ForEach(func(unit, v []byte) error {
 		enter(string(unit), "leased")
 		u, err := j.unit(string(unit))
 		if err != nil {
@@ -295,7 +295,7 @@ func (m *machine) checkUnits(t *rapid.T, j job, st *state) {
 		return nil
 	})
 	unfinished, done := 0, 0
-	_ = j.b.Bucket(bucketUnits).ForEach(func(unit, v []byte) error {
+	_ = bucketUnits.in(j.b).ForEach(func(unit, v []byte) error {
 		if len(v) == 0 {
 			done++
 			return nil
@@ -307,32 +307,47 @@ func (m *machine) checkUnits(t *rapid.T, j job, st *state) {
 		return nil
 	})
 	kept := 0
-	_ = j.b.Bucket(bucketDone).ForEach(func(_, _ []byte) error { kept++; return nil })
+	_ = bucketDone.in(j.b).ForEach(func(_, _ []byte) error { kept++; return nil })
 	if unfinished != len(place) || done != kept || unfinished == 0 ||
 		st.Progress.UnitsDone != int64(done) || st.Progress.UnitsTotal != int64(done+unfinished) {
 		t.Fatalf("%d unfinished units (%d in place), %d done (%d kept), progress %+v", unfinished, len(place), done, kept, st.Progress)
 	}
 }
 
-// BenchmarkClaim claims and completes units of a job that has 20,000 of them.
+// BenchmarkClaim claims and releases units of a job that has many of them, by
+// one worker and by several per core.
 func BenchmarkClaim(b *testing.B) {
 	for _, units := range []int{200, 20_000} {
-		b.Run(fmt.Sprint(units), func(b *testing.B) {
-			s := openAt(b, filepath.Join(b.TempDir(), "jobs.db"), time.Now)
-			defer func() { _ = s.Close() }()
-			fill(b, s, units)
-			b.ResetTimer()
-			for b.Loop() {
-				l, _, err := s.Claim(b.Context(), "worker")
-				if err == nil {
-					err = s.Release(b.Context(), l, time.Time{})
+		for _, perCore := range []int{0, 8} {
+			b.Run(fmt.Sprintf("units=%d/parallel=%d", units, perCore), func(b *testing.B) {
+				s := openAt(b, filepath.Join(b.TempDir(), "jobs.db"), time.Now)
+				defer func() { _ = s.Close() }()
+				fill(b, s, units)
+				b.ResetTimer()
+				once := func() {
+					l, _, err := s.Claim(b.Context(), "worker")
+					if err == nil {
+						err = s.Release(b.Context(), l, time.Time{})
+					}
+					if err != nil {
+						b.Error(err)
+					}
 				}
-				if err != nil {
-					b.Fatal(err)
+				if perCore == 0 {
+					for b.Loop() {
+						once()
+					}
+				} else {
+					b.SetParallelism(perCore)
+					b.RunParallel(func(p *testing.PB) {
+						for p.Next() {
+							once()
+						}
+					})
 				}
-			}
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "claims/s")
-		})
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "claims/s")
+			})
+		}
 	}
 }
 

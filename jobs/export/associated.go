@@ -100,7 +100,7 @@ func (a *attempt) associated(ctx context.Context) (jobs.Result, error) {
 func (a *attempt) readProvenance(ctx context.Context, spec associatedSpec, said *notes, s sink) (readSummary, error) {
 	r := a.newReader(spec.Read, nil, said, s)
 	for _, w := range spec.Windows {
-		if err := r.prove(ctx, w, 0); err != nil {
+		if err := r.prove(ctx, w); err != nil {
 			return readSummary{}, err
 		}
 	}

@@ -42,14 +42,13 @@ func (r *reader) entry(ctx context.Context, entry *fhir.Entry, w windowSpec) err
 	if place == placeLate {
 		r.late++
 	}
-	if place == placeFiltered || r.taken.has(h.ID) {
+	if place == placeFiltered || !r.seen.add(h.ID) {
 		return nil
 	}
 	wanted, err := r.inScope(h, entry.Resource)
 	if err != nil || !wanted {
 		return err
 	}
-	r.taken.add(h.ID)
 	return r.sink(ctx, h, entry.Resource)
 }
 

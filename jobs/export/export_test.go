@@ -120,6 +120,7 @@ func TestFaultsAreExactOrReported(t *testing.T) {
 
 		// More resources share one millisecond than the chain gives before it ends.
 		{name: "ReportedChainEndsEarly", reported: "may be missing", faults: []fakefhir.Fault{{Match: observations, Do: fakefhir.Do{EndChainEarly: 2}}}},
+		{name: "ReportedAlwaysThreeMore", reported: "may be missing", faults: []fakefhir.Fault{{Match: count, Do: fakefhir.Do{LieTotal: &fakefhir.LieTotal{Delta: 3}}}}},
 		{name: "ReportedTooMany", reported: "may be missing", faults: []fakefhir.Fault{{Match: count, Do: fakefhir.Do{LieTotal: factor(1.5)}}}},
 		{name: "ReportedTooFew", reported: "prove nothing", faults: []fakefhir.Fault{{Match: count, Do: fakefhir.Do{LieTotal: factor(0.5)}}}},
 		{name: "ReportedZero", reported: "prove nothing", faults: []fakefhir.Fault{{Match: count, Do: fakefhir.Do{LieTotal: factor(0)}}}},

@@ -13,7 +13,8 @@ import (
 
 const (
 	maxPasses     = 2         // reads of one window before it is split or reported
-	maxSplits     = 24        // depth of splitting; 2^24 parts of any window are below a tick or hopeless
+	maxSplits     = 24        // depth of splitting; 2^24 parts of any window are below a tick
+	maxBarren     = 2         // splits in a row that bring no new resource before a difference is reported
 	maxRestarts   = 3         // of a chain whose next link had expired
 	maxStale      = 3         // pages in a row that bring nothing new before a chain is left
 	maxEmpty      = 50        // empty pages in a row before a chain is left
@@ -35,7 +36,7 @@ type reader struct {
 	sink  sink
 	notes *notes
 
-	taken   *idSet // ids given to sink
+	seen    *idSet // ids of this unit that belong to the time asked for
 	pass    *idSet // ids of the chain being read
 	late    int64  // entries of the pass that changed after the transaction time
 	trouble string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
@@ -46,7 +47,7 @@ type reader struct {
 func (a *attempt) newReader(spec readSpec, b *batch, n *notes, s sink) *reader {
 	return &reader{
 		attempt: a, spec: spec, batch: b, sink: s, notes: n,
-		taken: newIDSet(), pass: newIDSet(),
+		seen: newIDSet(), pass: newIDSet(),
 		summary: readSummary{Type: spec.Type, Proven: true},
 	}
 }
@@ -80,11 +81,17 @@ func (r *reader) count(ctx context.Context, w windowSpec) (int64, error) {
 // prove reads a window until the distinct ids read equal the count. Where they
 // do not, it counts afresh, reads again, and splits; what is left in the end
 // is said in a note with the numbers.
-func (r *reader) prove(ctx context.Context, w windowSpec, depth int) error {
+func (r *reader) prove(ctx context.Context, w windowSpec) error {
+	return r.proveSplit(ctx, w, 0, 0)
+}
+
+// proveSplit is prove, depth splits down, the last barren of which brought
+// nothing new: an upstream whose counts are wrong is not worth reading for ever.
+func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int) error {
 	if w.Counted > 2*r.c.Window && r.divisible(w) && depth < maxSplits {
-		return r.proveHalves(ctx, w, depth)
+		return r.proveHalves(ctx, w, depth, barren)
 	}
-	counted := w.Counted
+	counted, before := w.Counted, r.seen.len()
 	var read int64
 	for range maxPasses {
 		var err error
@@ -107,8 +114,13 @@ func (r *reader) prove(ctx context.Context, w windowSpec, depth int) error {
 			return r.unproven(w, read)
 		}
 	}
-	if r.divisible(w) && depth < maxSplits {
-		return r.proveHalves(ctx, windowSpec{From: w.From, To: w.To, Counted: counted}, depth)
+	if barren++; r.seen.len() > before {
+		barren = 0
+	}
+	// Splitting finds what a chain that ends early hides. It cannot help where
+	// more was read than counted.
+	if read < counted && barren < maxBarren && r.divisible(w) && depth < maxSplits {
+		return r.proveHalves(ctx, windowSpec{From: w.From, To: w.To, Counted: counted}, depth, barren)
 	}
 	r.differs(counted, read)
 	return nil
@@ -116,11 +128,17 @@ func (r *reader) prove(ctx context.Context, w windowSpec, depth int) error {
 
 // divisible reports whether a window can be cut in two by time.
 func (r *reader) divisible(w windowSpec) bool {
-	return !r.spec.Whole && !w.To.IsZero() && (w.From.IsZero() || w.To.Sub(w.From) >= 2*tick)
+	if r.spec.Whole || w.To.IsZero() {
+		return false
+	}
+	if w.From.IsZero() {
+		return w.To.After(earliest)
+	}
+	return w.To.Sub(w.From) >= 2*tick
 }
 
 // proveHalves proves the two halves of a window, each by its own count.
-func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth int) error {
+func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth, barren int) error {
 	var sum int64
 	halves := halve(w, depth)
 	for i := range halves {
@@ -137,7 +155,7 @@ func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth int) error
 		if half.Counted == 0 && sum == w.Counted && w.Counted > 0 {
 			continue
 		}
-		if err := r.prove(ctx, half, depth+1); err != nil {
+		if err := r.proveSplit(ctx, half, depth+1, barren); err != nil {
 			return err
 		}
 	}
@@ -149,7 +167,7 @@ func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth int) error
 func halve(w windowSpec, depth int) [2]windowSpec {
 	var middle time.Time
 	if w.From.IsZero() {
-		middle = w.To.Add(-gallop[min(depth, len(gallop)-1)]).Truncate(tick)
+		middle = before(w.To, gallop[min(depth, len(gallop)-1)])
 	} else {
 		middle = w.From.Add((w.To.Sub(w.From) / 2).Truncate(tick))
 	}

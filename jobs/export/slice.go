@@ -45,7 +45,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 			return jobs.Result{}, err
 		}
 	}
-	if err := r.prove(ctx, window, 0); err != nil {
+	if err := r.prove(ctx, window); err != nil {
 		return jobs.Result{}, err
 	}
 	a.missingPatients(r, spec, &said)
@@ -143,7 +143,7 @@ func (a *attempt) missingPatients(r *reader, spec sliceSpec, said *notes) {
 	const show = 20
 	var missing []string
 	for _, id := range r.batch.ids() {
-		if !r.taken.has(id) {
+		if !r.seen.has(id) {
 			missing = append(missing, id)
 		}
 	}

@@ -23,6 +23,18 @@ var gallop = [...]time.Duration{
 	45 * 24 * time.Hour, 720 * 24 * time.Hour, 30 * 365 * 24 * time.Hour, 250 * 365 * 24 * time.Hour,
 }
 
+// earliest is before any clock that stamped a resource. What claims to be older
+// stays in one window.
+var earliest = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// before is the instant at a distance before at, but not before earliest.
+func before(at time.Time, distance time.Duration) time.Time {
+	if begin := at.Add(-distance).Truncate(tick); begin.After(earliest) {
+		return begin
+	}
+	return earliest
+}
+
 // cutWindows returns windows that cover [from, to) without a gap, in order,
 // each holding at most limit resources by count, except where one tick alone
 // holds more. counted is the count of the whole range. A bulk load puts
@@ -82,10 +94,10 @@ func (c *cutter) bands(ctx context.Context, to time.Time, rest int64) ([]*cut, e
 	var newestFirst []*cut
 	end := to
 	for _, distance := range gallop {
-		if rest <= c.limit {
+		begin := before(to, distance)
+		if rest <= c.limit || !begin.Before(end) {
 			break
 		}
-		begin := to.Add(-distance).Truncate(tick)
 		n, err := c.count(ctx, begin, end)
 		if err != nil {
 			return nil, err

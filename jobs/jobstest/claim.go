@@ -58,7 +58,7 @@ func testLeaseSaysItAll(f *fixture) {
 	l, _, err := f.Claim(f.Context(), "worker 7")
 	f.ok(err, "Claim")
 	want := &jobs.Lease{Job: j.ID, Unit: first, Attempt: 1, Worker: "worker 7", ExpiresAt: l.ExpiresAt}
-	if diff := cmp.Diff(want, l, equal); diff != "" {
+	if diff := cmp.Diff(want, l, equal()); diff != "" {
 		f.Errorf("the first lease (-want +got):\n%s", diff)
 	}
 	if l.Checkpoint != nil {

@@ -9,7 +9,7 @@ import (
 	"spillway/jobs"
 )
 
-func diffOf(want, got any) string { return cmp.Diff(want, got, equal) }
+func diffOf(want, got any) string { return cmp.Diff(want, got, equal()) }
 
 var cancelTests = []test{
 	{"Queued", func(f *fixture) {

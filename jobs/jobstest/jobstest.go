@@ -75,13 +75,15 @@ type fixture struct {
 
 // equal compares what went in with what came out: JSON by its meaning, times by
 // the instant, and nil like empty.
-var equal = cmp.Options{
-	cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) }),
-	cmp.FilterValues(
-		func(a, b json.RawMessage) bool { return len(a) > 0 || len(b) > 0 }, // else EquateEmpty applies
-		cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
-	),
-	cmpopts.EquateEmpty(),
+func equal() cmp.Option {
+	return cmp.Options{
+		cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) }),
+		cmp.FilterValues(
+			func(a, b json.RawMessage) bool { return len(a) > 0 || len(b) > 0 }, // else EquateEmpty applies
+			cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) }),
+		),
+		cmpopts.EquateEmpty(),
+	}
 }
 
 func compact(raw json.RawMessage) string {

@@ -58,7 +58,7 @@ func testCreateThenGet(f *fixture) {
 	want := j.Clone()
 	want.Progress.UnitsTotal = 1
 	f.ok(f.Create(f.Context(), j, first), "Create")
-	if diff := cmp.Diff(want, f.get(j.ID), equal); diff != "" {
+	if diff := cmp.Diff(want, f.get(j.ID), equal()); diff != "" {
 		f.Errorf("Get after Create (-want +got):\n%s", diff)
 	}
 }
@@ -96,7 +96,7 @@ func testList(f *fixture) {
 	for i, j := range all {
 		whole := f.get(want[i].ID)
 		whole.Files, whole.Evidence = nil, nil
-		if diff := cmp.Diff(whole, j, equal); diff != "" {
+		if diff := cmp.Diff(whole, j, equal()); diff != "" {
 			f.Errorf("job %d of List, oldest first, without files and evidence (-want +got):\n%s", i, diff)
 		}
 	}
@@ -125,7 +125,7 @@ func testDoneInOrder(f *fixture) {
 	if second.Attempt != 2 {
 		f.Errorf("the attempt after a release = %d, want 2", second.Attempt)
 	}
-	if diff := cmp.Diff(want, f.done(j.ID)[1:], equal); diff != "" {
+	if diff := cmp.Diff(want, f.done(j.ID)[1:], equal()); diff != "" {
 		f.Errorf("Done in the order of completion (-want +got):\n%s", diff)
 	}
 }
@@ -147,7 +147,7 @@ func testSharesNoMemory(f *fixture) {
 		f.Errorf("Spec = %s, want what was given to Create", l.Unit.Spec)
 	}
 	copy(l.Unit.Spec, "xxxxx")
-	if diff := cmp.Diff(want.Request, f.get(j.ID).Request, equal); diff != "" || f.get(j.ID).Owner != "client" {
+	if diff := cmp.Diff(want.Request, f.get(j.ID).Request, equal()); diff != "" || f.get(j.ID).Owner != "client" {
 		f.Errorf("the stored job changed with its copies (-want +got):\n%s", diff)
 	}
 

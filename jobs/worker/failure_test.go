@@ -60,11 +60,10 @@ func TestWhatARunnerReturns(t *testing.T) {
 		{
 			name: "RuntimePanic",
 			err: func() error {
-				var none map[string]int
-				none[secret] = 1
-				return nil
+				var value any = secret
+				return value.(error)
 			},
-			state: jobs.Failed, failure: "internal error", attempts: 6, tries: []int{0, 1, 2, 3, 4}, log: "assignment to entry in nil map", metric: "failed",
+			state: jobs.Failed, failure: "internal error", attempts: 6, tries: []int{0, 1, 2, 3, 4}, log: "interface conversion: string is not error", metric: "failed",
 		},
 		{
 			name:  "StoreAway",

@@ -195,7 +195,9 @@ func TestOrphans(t *testing.T) {
 				}
 			}
 		}
-		r.start(slice(0, nil))
+		r.start(func(context.Context, *jobs.Job, *jobs.Lease, save) (jobs.Result, error) {
+			return jobs.Result{}, &jobs.WaitError{Until: time.Now().Add(24 * time.Hour)}
+		})
 		time.Sleep(time.Second)
 		check(1, kept.ID) // at start
 		time.Sleep(50 * time.Minute)

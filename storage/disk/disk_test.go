@@ -255,8 +255,10 @@ func TestPlanted(t *testing.T) {
 					t.Errorf("List gave %q, %v", o.Key, err)
 				}
 			}
-			for range s.List(t.Context(), "job/planted/") {
-				t.Error("List went through the planted name")
+			for o, err := range s.List(t.Context(), "job/planted/") {
+				if err == nil {
+					t.Errorf("List went through the planted name to %q", o.Key)
+				}
 			}
 			if err := s.RemoveAll(t.Context(), "job/planted/secret/"); err == nil {
 				t.Error("RemoveAll went through the planted name")

@@ -91,7 +91,7 @@ func (w *writer) Commit(ctx context.Context) error {
 	if w.file == nil {
 		return errClosed
 	}
-	defer w.discard() // after the rename there is nothing left to discard
+	defer func() { _ = w.discard() }() // after the rename there is nothing left to discard
 	if err := ctx.Err(); err != nil {
 		return err
 	}

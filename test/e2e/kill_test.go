@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,9 +23,12 @@ const (
 	// atWork is how many units of work a process may have had in hand when it
 	// was killed; each may read a page or two again.
 	atWork = 8
+	// probeSize is the largest page that a probe asks for within a window.
+	probeSize = 10
 )
 
-// A brake lets some pages through and holds the others until it is released.
+// A brake lets the first pages of some windows through and holds the others
+// until it is released. Probes and counts pass.
 type brake struct {
 	mu   sync.Mutex
 	left int           // pages that may pass; negative: all of them
@@ -45,7 +49,7 @@ func (b *brake) allow(n int) {
 
 // hold is a proxy's before.
 func (b *brake) hold(a asked, _ http.ResponseWriter, r *http.Request) bool {
-	if !a.pages() {
+	if size, err := strconv.Atoi(a.query.Get("_count")); err != nil || size <= probeSize || a.kind != kindSearch || !a.query.Has("_lastUpdated") {
 		return false
 	}
 	for {

@@ -60,9 +60,18 @@ func TestPassThrough(t *testing.T) {
 			if !sameBody(t, direct, through) {
 				t.Errorf("the body is\n%.600s\nwant\n%.600s", through.body, direct.body)
 			}
-			for name, want := range direct.header {
-				if !slices.Contains(variable, name) && !reflect.DeepEqual(through.header[name], want) {
-					t.Errorf("%s is %q, want %q", name, through.header[name], want)
+			for name := range direct.header {
+				want := direct.header.Get(name)
+				switch {
+				case slices.Contains(variable, name):
+					continue
+				case name == "Location", name == "Content-Location":
+					want = strings.Replace(want, base, g.base, 1)
+				case name == "Content-Type" && direct.status == http.StatusNotModified:
+					continue // of no use without a body: net/http drops it
+				}
+				if got := through.header.Get(name); got != want {
+					t.Errorf("%s is %q, want %q", name, got, want)
 				}
 			}
 		})

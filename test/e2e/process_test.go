@@ -275,7 +275,12 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// tail returns the beginnings of the last n lines.
 func tail(text string, n int) string {
 	all := lines(text)
-	return strings.Join(all[max(len(all)-n, 0):], "\n")
+	all = all[max(len(all)-n, 0):]
+	for i, line := range all {
+		all[i] = fmt.Sprintf("%.400s", line)
+	}
+	return strings.Join(all, "\n")
 }

@@ -56,7 +56,8 @@ type Do struct {
 
 	// The first of these that is set replaces the answer.
 
-	// Hangup closes the connection without an answer.
+	// Hangup closes the connection without an answer. It and Cut and Stall end
+	// in a panic with http.ErrAbortHandler, which net/http understands.
 	Hangup bool `json:"hangup,omitempty"`
 	// Status answers with this status instead.
 	Status *Status `json:"status,omitempty"`

@@ -109,7 +109,7 @@ func (g *generator) encounter(c *chart) {
 	g.put("Encounter", id,
 		`"status":"%s","class":{"system":"`+hl7+`v3-ActCode","code":"%s"},"type":[%s],"subject":%s,"participant":[{"individual":%s}],`+
 			`"period":{"start":"%s","end":"%s"},"location":[{"location":%s}],"serviceProvider":%s`,
-		status, pick(g, []string{"AMB", "EMER", "IMP", "WELLNESS"}), concept(snomed, term{"185345009", "Encounter for symptom"}),
+		status, pick(g, []string{"AMB", "EMER", "IMP", "HH"}), concept(snomed, term{"185345009", "Encounter for symptom"}),
 		c.patient, g.practitioner(), start.Format(time.RFC3339), start.Add(time.Duration(10+g.rng.IntN(300))*time.Minute).Format(time.RFC3339),
 		ref("Location", fmt.Sprintf("loc-%d", 1+g.rng.IntN(g.organizations))), g.organization())
 	if status == "in-progress" {

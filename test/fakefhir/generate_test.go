@@ -46,7 +46,7 @@ func TestGenerateScales(t *testing.T) {
 var referencePattern = regexp.MustCompile(`"reference":"([A-Za-z]+/[^"]+)"`)
 
 func TestGeneratedResources(t *testing.T) {
-	d := Generate(GenerateOptions{Patients: 20, Seed: 1})
+	d := Generate(GenerateOptions{Patients: 12, Seed: 1})
 	seen := map[string]bool{}
 	for _, v := range d.log {
 		if v.deleted() {
@@ -137,7 +137,7 @@ func TestAPatientDoesNotDependOnTheOthers(t *testing.T) {
 		}
 		return ""
 	}
-	check(t, "patient-3", raw(3), raw(30))
+	check(t, "patient-3", raw(3), raw(9))
 }
 
 func TestGeneratedGroups(t *testing.T) {

@@ -90,6 +90,11 @@ func TestSearch(t *testing.T) {
 			check(t, "GET", s.bundle(target).ids(), c.want)
 			a := s.do("POST", "/"+typ+"/_search", encode(query), "Content-Type", "application/x-www-form-urlencoded")
 			check(t, "POST", s.parse(a).ids(), c.want)
+			truth, err := s.Find(typ, encode(query))
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(t, "Find", len(truth), len(strings.Fields(c.want)))
 			n := 0
 			if c.want != "" {
 				n = len(strings.Fields(c.want))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -126,9 +127,11 @@ type Resource struct {
 
 // Types are the types of which at least one resource exists now, sorted.
 func (s *Server) Types() []string {
+	s.store.mu.RLock()
+	defer s.store.mu.RUnlock()
 	var types []string
 	for _, typ := range knownTypes() {
-		if len(s.All(typ)) > 0 {
+		if slices.ContainsFunc(s.store.records(typ), func(r *record) bool { return !r.current.Load().deleted() }) {
 			types = append(types, typ)
 		}
 	}
@@ -147,6 +150,28 @@ func (s *Server) All(typ string) map[string]Resource {
 		}
 	}
 	return out
+}
+
+// Find is the truth about a search, such as "status=final&_lastUpdated=ge2020":
+// all that matches now, by id, whatever faults are scripted. Bulk Observations
+// are not included.
+func (s *Server) Find(typ, query string) (map[string]Resource, error) {
+	params, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, err
+	}
+	q, err := s.parseQuery(typ, params)
+	if err != nil {
+		return nil, err
+	}
+	s.store.mu.RLock()
+	defer s.store.mu.RUnlock()
+	out := map[string]Resource{}
+	for _, r := range s.store.scan(q) {
+		v := r.current.Load()
+		out[v.id] = v.resource()
+	}
+	return out, nil
 }
 
 // History is every version of a resource, oldest first.

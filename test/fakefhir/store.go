@@ -133,6 +133,9 @@ type op struct {
 func (t *Tx) Put(typ, id string, json []byte) error { return t.put("PUT", typ, id, json) }
 
 func (t *Tx) put(method, typ, id string, json []byte) error {
+	if typeParams[typ] == nil {
+		return fmt.Errorf("put: unknown type %q", typ)
+	}
 	json, err := compact(json)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", typ, err)

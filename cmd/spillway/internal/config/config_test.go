@@ -208,6 +208,37 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestReadme: the configuration in the README is valid, and what it shows as
+// defaults are the defaults.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(readme), "```yaml\n")
+	block, _, closed := strings.Cut(rest, "```\n")
+	if !found || !closed {
+		t.Fatal("README.md has no block of YAML")
+	}
+	shown, err := load(t, block, Input{Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := load(t, minimal, Input{Serve: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	effective := strings.Replace(fresh.String(), "server.public_url: \n", "server.public_url: http://127.0.0.1:8088/fhir\n", 1)
+	if diff := cmp.Diff(shown.String(), effective); diff != "" {
+		t.Errorf("README (-) against default (+):\n%s", diff)
+	}
+	for _, k := range fresh.keys {
+		if last := k.name[strings.LastIndexByte(k.name, '.')+1:]; !strings.Contains(block, last+":") {
+			t.Errorf("README.md does not show %s", k.name)
+		}
+	}
+}
+
 func TestEverything(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(secret, []byte("Bearer from-file\n"), 0o600); err != nil {

@@ -6,11 +6,15 @@
 //	fakefhir -patients 50
 //	fakefhir -bulk 1000000 -addr 127.0.0.1:8080
 //	fakefhir -patients 5 -script faults.json
+//	fakefhir -patients 20 -transactions | gzip >generated.ndjson.gz
 //
+// With -transactions it serves nothing but prints the resources as transaction
+// Bundles, one a line, for another server to load.
 // Faults can be scripted while it runs, too: POST them to /_control/faults.
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -45,6 +49,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	pageMax := flags.Int("page-max", 1000, "largest page")
 	latency := flags.Duration("latency", 0, "waited before every answer")
 	script := flags.String("script", "", "JSON `file` of faults")
+	transactions := flags.Bool("transactions", false, "print transaction Bundles instead of serving")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +62,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if *bulk <= 0 || patientsGiven {
 		o.Dataset = fakefhir.Generate(fakefhir.GenerateOptions{Patients: *patients, Seed: *seed})
+	}
+	if *transactions {
+		return printTransactions(out, o.Dataset)
 	}
 	s := fakefhir.New(o)
 	if *script != "" {
@@ -72,6 +80,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		s.Script(faults...)
 	}
 	return serve(ctx, *addr, s, o, out)
+}
+
+// printTransactions prints Bundles of 500 entries.
+func printTransactions(out io.Writer, d *fakefhir.Dataset) error {
+	if d == nil {
+		return errors.New("-transactions needs -patients")
+	}
+	w := bufio.NewWriter(out)
+	for b := range d.Transactions(500) {
+		w.Write(b) // Flush reports an error
+		w.WriteByte('\n')
+	}
+	return w.Flush()
 }
 
 func serve(ctx context.Context, addr string, s *fakefhir.Server, o fakefhir.Options, out io.Writer) error {

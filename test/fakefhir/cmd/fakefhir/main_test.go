@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -59,6 +60,7 @@ func TestRunRefused(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"-bulk 1 -addr 0.0.0.0:0":   "not a loopback address",
+		"-bulk 1 -transactions":     "needs -patients",
 		"-bulk 1 -addr nonsense":    "nonsense",
 		"-bulk 1 -script /none":     "none",
 		"-bulk 1 -script " + broken: "nonsense",
@@ -66,6 +68,22 @@ func TestRunRefused(t *testing.T) {
 		err := run(t.Context(), strings.Fields(args), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", args, err)
+		}
+	}
+}
+
+func TestTransactions(t *testing.T) {
+	var out strings.Builder
+	if err := run(t.Context(), strings.Fields("-patients 2 -transactions"), &out); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) < 2 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if !strings.HasPrefix(l, `{"resourceType":"Bundle","type":"transaction","entry":[`) || !json.Valid([]byte(l)) {
+			t.Errorf("no transaction: %.200s", l)
 		}
 	}
 }
