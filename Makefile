@@ -3,6 +3,7 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -X main.version=$(VERSION)
+TESTFLAGS ?=
 FUZZTIME ?= 30s
 FUZZJOBS ?= 1
 LINT     := bin/golangci-lint
@@ -23,7 +24,7 @@ demo: ## a fake FHIR server, the gateway before it, one export through it
 
 .PHONY: test
 test: ## unit and component tests; only Go is needed
-	$(GO) test ./...
+	$(GO) test $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## the same under the race detector

@@ -144,7 +144,7 @@ func (b *BulkObservations) AppendResource(dst []byte, i int) []byte {
 	dst = append(dst, `{"resourceType":"Observation","id":"`...)
 	dst = b.appendID(dst, i)
 	dst = append(dst, `","meta":{"versionId":"1","lastUpdated":"`...)
-	dst = time.UnixMilli(ms).UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+	dst = time.UnixMilli(ms).UTC().AppendFormat(dst, instantLayout)
 	dst = append(dst, `","source":"#Rk3vQy0aGv7wJtcT","profile":["http://hl7.org/fhir/StructureDefinition/vitalsigns"]},`+
 		`"identifier":[{"system":"http://example.org/observations","value":"`...)
 	dst = appendPadded(dst, i*7919%1_000_003, 7)

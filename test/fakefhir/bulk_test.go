@@ -3,6 +3,7 @@ package fakefhir
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func TestBulkResources(t *testing.T) {
 			t.Fatalf("%v in %s", err, raw)
 		}
 		check(t, "id", r.ID, b.ID(i))
-		check(t, "lastUpdated", r.Meta.LastUpdated, b.LastUpdated(i))
+		check(t, "lastUpdated", r.Meta.LastUpdated.UTC(), b.LastUpdated(i))
 	}
 	if mean := total / 101; mean < 900 || mean > 1500 {
 		t.Errorf("%d bytes each", mean)
@@ -73,16 +74,16 @@ func TestBulkSearch(t *testing.T) {
 					want++
 				}
 			}
-			got := *s.bundle("/Observation?_summary=count&_lastUpdated=" + prefix + formatMilli(at)).Total
+			got := *s.bundle("/Observation?_summary=count&_lastUpdated=" + prefix + url.QueryEscape(formatMilli(at))).Total
 			check(t, prefix+formatMilli(at), got, want)
 		}
 	}
-	one := formatMilli(s.o.Bulk.updated(1600))
+	one := url.QueryEscape(formatMilli(s.o.Bulk.updated(1600)))
 	for _, c := range []struct{ query, want string }{
 		{"_count=2", "bulk-0000000000 bulk-0000000001"},
 		{"_count=2&_sort=-_lastUpdated", "bulk-0000011999 bulk-0000011998"},
 		{"_id=bulk-0000000007,nobody,bulk-0000000003", "bulk-0000000003 bulk-0000000007"},
-		{"_id=bulk-0000000007&_lastUpdated=lt" + formatMilli(first), ""},
+		{"_id=bulk-0000000007&_lastUpdated=lt" + url.QueryEscape(formatMilli(first)), ""},
 		{"_lastUpdated=" + one + "&_count=1", "bulk-0000001500"},
 		{"_lastUpdated=" + one + "&_count=1&_sort=-_id", "bulk-0000001899"},
 	} {

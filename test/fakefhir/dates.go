@@ -68,9 +68,10 @@ func ceilMilli(t time.Time) int64 {
 	return ms
 }
 
-func formatMilli(ms int64) string {
-	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
-}
+// instantLayout is how HAPI writes instants: the offset is +00:00, not Z.
+const instantLayout = "2006-01-02T15:04:05.000-07:00"
+
+func formatMilli(ms int64) string { return time.UnixMilli(ms).UTC().Format(instantLayout) }
 
 // datePrefix splits "ge2020-01-01" into comparator and value. No comparator
 // is "eq".

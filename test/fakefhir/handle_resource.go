@@ -76,7 +76,11 @@ func (x *exchange) write() error {
 		return nil
 	}
 	v := t.commit()[0]
-	x.w.Header().Set("Location", fmt.Sprintf("%s/%s/%s/_history/%d", x.root, v.typ, v.id, v.num))
+	at := fmt.Sprintf("%s/%s/%s/_history/%d", x.root, v.typ, v.id, v.num)
+	x.w.Header().Set("Content-Location", at)
+	if status == http.StatusCreated {
+		x.w.Header().Set("Location", at)
+	}
 	x.sendResource(status, v.num, time.UnixMilli(v.updated), v.raw)
 	return nil
 }

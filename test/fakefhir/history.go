@@ -86,17 +86,17 @@ func (x *exchange) historyURL(params url.Values, count, offset int) string {
 func (x *exchange) appendHistoryEntry(dst []byte, v *version) []byte {
 	at := v.typ + "/" + v.id
 	dst = fmt.Appendf(dst, `{"fullUrl":%q,`, x.root+"/"+at)
-	status := "200 OK"
+	method, status := v.method, "200 OK"
 	if !v.deleted() {
 		dst = append(dst, `"resource":`...)
 		dst = append(dst, v.raw...)
 		dst = append(dst, ',')
 		if v.num == 1 {
-			status = "201 Created"
+			method, status = "POST", "201 Created" // even if it was a PUT
 		}
 	}
 	dst = fmt.Appendf(dst, `"request":{"method":%q,"url":"%s/_history/%d"},"response":{"status":%q,"etag":"W/\"%d\""`,
-		v.method, at, v.num, status, v.num)
+		method, at, v.num, status, v.num)
 	if x.s.o.HistoryTimes {
 		dst = fmt.Appendf(dst, `,"lastModified":%q`, formatMilli(v.updated))
 	}

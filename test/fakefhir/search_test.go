@@ -46,6 +46,9 @@ func TestSearch(t *testing.T) {
 		{"Patient?birthdate=1980-05", "ann"},
 		{"Patient?birthdate=gt1980-05-01", "bob"},
 		{"Patient?birthdate=lt1980-05-01", "bob"},
+		{"Patient?birthdate=ne1980-05-01", "bob"},
+		{"Patient?birthdate=le1980-05-01", "ann bob"},
+		{"Patient?birthdate=le1979", ""},
 		{"Patient?_tag=vip", "cy"},
 		{"Patient?_tag=urn:tags|vip", "cy"},
 		{"Patient?_profile=http://p/1", "cy"},
@@ -211,9 +214,9 @@ func TestElements(t *testing.T) {
 	s.put(`{"resourceType":"Observation","id":"o","meta":{"tag":[{"code":"x"}]},"status":"final","_status":{"id":"s"},"code":{"text":"t"},"valueDecimal":1.10,"note":[]}`,
 		few[0])
 	for _, c := range []struct{ query, want string }{
-		{"Observation?_elements=valueDecimal", `{"resourceType":"Observation","id":"o","meta":{"versionId":"1","lastUpdated":"2025-06-01T12:00:00.000Z","tag":[{"code":"x"},` +
+		{"Observation?_elements=valueDecimal", `{"resourceType":"Observation","id":"o","meta":{"versionId":"1","lastUpdated":"2025-06-01T12:00:00.000+00:00","tag":[{"code":"x"},` +
 			subsetted + `]},"status":"final","_status":{"id":"s"},"code":{"text":"t"},"valueDecimal":1.10}`},
-		{"Patient?_elements=gender,Patient.active", `{"resourceType":"Patient","id":"ann","meta":{"versionId":"1","lastUpdated":"2025-06-01T12:00:00.000Z","tag":[` +
+		{"Patient?_elements=gender,Patient.active", `{"resourceType":"Patient","id":"ann","meta":{"versionId":"1","lastUpdated":"2025-06-01T12:00:00.000+00:00","tag":[` +
 			subsetted + `]},"active":true,"gender":"female"}`},
 	} {
 		check(t, c.query, string(s.bundle("/" + c.query).Entry[0].Resource), c.want)

@@ -20,6 +20,7 @@ func TestCreateReadUpdateDelete(t *testing.T) {
 	if !strings.HasPrefix(at, s.root+"/Patient/") || strings.HasSuffix(at, "ignored") {
 		t.Errorf("Location %s", at)
 	}
+	check(t, "Content-Location", a.header.Get("Content-Location"), a.header.Get("Location"))
 	check(t, "read", string(s.get(at).body), string(a.body))
 
 	put := func(target, body string) answer { return s.do("PUT", target, body) }
@@ -27,7 +28,9 @@ func TestCreateReadUpdateDelete(t *testing.T) {
 	c.t = noon.Add(1500 * time.Millisecond)
 	a = put("/Patient/p1", "{ \"id\" : \"p1\", \"meta\":{\"source\":\"x\",\"versionId\":\"9\"},\n\"resourceType\":\"Patient\", \"multipleBirthInteger\": 1.10, \"language\":\"\\u0064e<\" }")
 	check(t, "update", a.status, 200)
-	check(t, "kept byte for byte", string(a.body), `{"resourceType":"Patient","id":"p1","meta":{"versionId":"2","lastUpdated":"2025-06-01T12:05:01.500Z","source":"x"},"multipleBirthInteger":1.10,"language":"\u0064e<"}`)
+	check(t, "no Location", a.header.Get("Location"), "")
+	check(t, "Content-Location", a.header.Get("Content-Location"), s.root+"/Patient/p1/_history/2")
+	check(t, "kept byte for byte", string(a.body), `{"resourceType":"Patient","id":"p1","meta":{"versionId":"2","lastUpdated":"2025-06-01T12:05:01.500+00:00","source":"x"},"multipleBirthInteger":1.10,"language":"\u0064e<"}`)
 	check(t, "Last-Modified", a.header.Get("Last-Modified"), "Sun, 01 Jun 2025 12:05:01 GMT")
 
 	check(t, "delete", s.do("DELETE", "/Patient/p1", "").status, 200)
