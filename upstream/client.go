@@ -129,6 +129,10 @@ func New(c Config) (*Client, error) {
 	}, nil
 }
 
+// CloseIdleConnections drops the connections that no request uses. Without it
+// they end by themselves after 25 seconds.
+func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
+
 // Settle returns Config.Settle.
 func (c *Client) Settle() time.Duration { return c.cfg.Settle }
 
@@ -216,15 +220,4 @@ func typeName(s string) bool {
 		}
 	}
 	return true
-}
-
-func logOp(op string) slog.Attr         { return slog.String("request", op) }
-func logKind(k ErrorKind) slog.Attr     { return slog.String("failure", k.String()) }
-func logStatus(status int) slog.Attr    { return slog.Int("status", status) }
-func logWait(d time.Duration) slog.Attr { return slog.Duration("wait", d) }
-func levelOf(failed *RequestError) slog.Level {
-	if failed.Kind == KindThrottled {
-		return slog.LevelInfo
-	}
-	return slog.LevelWarn
 }

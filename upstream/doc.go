@@ -1,19 +1,29 @@
 // Package upstream is the FHIR server behind us: search it, read it, spare it,
 // forward to it.
 //
-//	Client      the export's own requests: Learn, Capabilities, Count, Page, Read
-//	Facts       what Learn found out by asking, because capability statements lie
-//	Search      one type, its filters and a half-open window on _lastUpdated
+//	Client        the export's own requests: Learn, Capabilities, Count, Page, Read
+//	Facts         what Learn found out by asking, because capability statements lie
+//	Search        one type, its filters and a half-open window on _lastUpdated
 //	RequestError  one request that failed, told in a full sentence
-//	NewProxy    the pass-through for everything that is not ours
+//	NewProxy      the pass-through for everything that is not ours
 //
-// Inside, a request goes through these hands:
+// A request of the client goes through these hands:
 //
-//	retry       again, later, or never (retry.go)
-//	governor    how many at once, and nobody before Retry-After has passed (governor.go)
-//	exchange    one attempt: headers in time, no redirects, no stalled body (transport.go)
-//	body        inflates, counts, and remembers why reading stopped (body.go)
-//	links       where a next link may lead (links.go)
+//	retry.go      again, later, or never
+//	governor.go   how many at once, and nobody before Retry-After has passed
+//	transport.go  one attempt: headers in time, no redirects
+//	body.go       inflates, ends stalls, counts, remembers why reading stopped
+//	failure.go    words for what went wrong
+//	links.go      where a next link may lead
+//	cell.go       what is fetched once and shared
+//
+// What may pass by itself is tried again: no connection, no answer in time, a
+// body that broke off, 408, 425, 429, and 5xx but 501 and 505. A request that
+// fails so while the upstream answers others is given up after 6 tries. An
+// upstream that answers nobody, or only 502, 503 or 504, is waited for for
+// Config.MaxOutage; one that only ever throttles, for as long; one that has
+// never answered, for 10 seconds. What is no FHIR or malformed is tried twice,
+// all else once.
 //
 // The package knows neither jobs nor storage. No query, id, token or content of
 // a resource appears in its errors, logs or metrics.

@@ -90,6 +90,11 @@ type proxy struct {
 	log     *slog.Logger
 }
 
+// CloseIdleConnections drops the connections that no request uses.
+func (p *proxy) CloseIdleConnections() {
+	p.forward.Transport.(*http.Transport).CloseIdleConnections()
+}
+
 // A passage is what the hands of the proxy tell each other about one request.
 type passage struct {
 	target string        // the escaped path to ask the upstream for

@@ -44,7 +44,7 @@ func proxyBefore(t *testing.T, h http.Handler, upstreamPath, publicPath string, 
 	front.Config.Handler = p
 	front.Start()
 	t.Cleanup(front.Close)
-	t.Cleanup(p.(*proxy).forward.Transport.(*http.Transport).CloseIdleConnections)
+	t.Cleanup(p.(*proxy).CloseIdleConnections)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	return front, back
 }
@@ -406,6 +406,16 @@ func TestProxyExpectContinue(t *testing.T) {
 	defer conn.Close()
 	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 401 {
 		t.Errorf("answer %v, %v", resp, err)
+	}
+}
+
+func TestRecorderKeepsTheUpstreamsContinue(t *testing.T) {
+	w := httptest.NewRecorder()
+	rec := &recorder{ResponseWriter: w}
+	rec.WriteHeader(http.StatusContinue)
+	rec.WriteHeader(http.StatusCreated)
+	if w.Code != http.StatusCreated || rec.status != http.StatusCreated {
+		t.Errorf("the client saw %d, the metrics %d", w.Code, rec.status)
 	}
 }
 

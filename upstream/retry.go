@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -71,8 +72,9 @@ func (c *Client) do(ctx context.Context, r *request, use func(*reply) error) err
 			return failed
 		}
 		c.metrics.retried(r.kind)
-		c.log.LogAttrs(ctx, levelOf(failed), "upstream request is tried again",
-			logOp(r.op), logKind(failed.Kind), logStatus(failed.Status), logWait(wait))
+		c.log.LogAttrs(ctx, slog.LevelWarn, "upstream request is tried again",
+			slog.String("request", r.op), slog.String("failure", failed.Kind.String()),
+			slog.Int("status", failed.Status), slog.Duration("wait", wait))
 		if err := sleep(ctx, wait); err != nil {
 			return abandoned(ctx, r.op)
 		}

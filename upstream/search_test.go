@@ -286,6 +286,8 @@ func TestRead(t *testing.T) {
 			gz := gzip.NewWriter(w)
 			_, _ = io.WriteString(gz, group)
 			_ = gz.Close()
+		case "/fhir/Group/p1":
+			answer(w, `{"resourceType":"Patient","id":"p1"}`)
 		case "/fhir/Group/other":
 			answer(w, group)
 		case "/fhir/Group/huge":
@@ -309,8 +311,10 @@ func TestRead(t *testing.T) {
 	if wantError(t, err, KindStatus, 1, "read Group failed"); !errors.Is(err, ErrGone) {
 		t.Errorf("Read = %v, want ErrGone", err)
 	}
-	_, err = c.Read(t.Context(), "Group", "other")
-	wantError(t, err, KindMalformed, 2, "another resource")
+	for _, id := range []string{"other", "p1"} {
+		_, err = c.Read(t.Context(), "Group", id)
+		wantError(t, err, KindMalformed, 2, "another resource")
+	}
 	_, err = c.Read(t.Context(), "Group", "huge")
 	wantError(t, err, KindTooLarge, 1, "1000 bytes")
 }

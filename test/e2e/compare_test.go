@@ -51,7 +51,11 @@ type issue struct {
 }
 
 func (i issue) String() string {
-	return fmt.Sprintf("%s (%s): %s%s", i.Severity, i.Code, i.Details.Text, i.Diagnostics)
+	text := i.Details.Text
+	if i.Diagnostics != text {
+		text += " " + i.Diagnostics
+	}
+	return fmt.Sprintf("%s (%s): %s", i.Severity, i.Code, strings.TrimSpace(text))
 }
 
 // errors returns the issues that say that something is missing.

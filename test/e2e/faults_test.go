@@ -270,41 +270,27 @@ func endChains(n int64) func(*proxy) {
 	}
 }
 
-// repeatPages serves the entries of the former later page in place of the
-// entries of every third one.
+// repeatPages serves the entries of the second page of a search in place of
+// those of its third.
 func repeatPages(p *proxy) {
-	var (
-		mu     sync.Mutex
-		seen   int
-		former json.RawMessage
-	)
+	var mu sync.Mutex
+	former := make(map[string]json.RawMessage) // by search
 	p.change = func(a asked, got *answer) {
 		if a.kind != kindNext {
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		seen++
+		search := a.query.Get("_getpages")
 		got.edit(func(members map[string]json.RawMessage) {
-			if seen%3 == 0 && sameType(former, members["entry"]) {
-				members["entry"] = former
+			if held, ok := former[search]; ok {
+				members["entry"] = held
+				delete(former, search)
 			} else {
-				former = members["entry"]
+				former[search] = members["entry"]
 			}
 		})
 	}
-}
-
-// sameType reports whether two lists of entries begin with the same type.
-func sameType(x, y json.RawMessage) bool {
-	first := func(raw json.RawMessage) string {
-		var entries []struct{ Resource header }
-		if json.Unmarshal(raw, &entries) != nil || len(entries) == 0 {
-			return ""
-		}
-		return entries[0].Resource.Type
-	}
-	return first(x) != "" && first(x) == first(y)
 }
 
 // lie changes the totals of counts.

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"net/http"
@@ -27,8 +28,8 @@ const (
 	probeSize = 10
 )
 
-// A brake lets the first pages of some windows through and holds the others
-// until it is released. Probes and counts pass.
+// A brake lets some first pages with resources through and holds the others
+// until it is released.
 type brake struct {
 	mu   sync.Mutex
 	left int           // pages that may pass; negative: all of them
@@ -47,10 +48,11 @@ func (b *brake) allow(n int) {
 	b.more = make(chan struct{})
 }
 
-// hold is a proxy's before.
-func (b *brake) hold(a asked, _ http.ResponseWriter, r *http.Request) bool {
-	if size, err := strconv.Atoi(a.query.Get("_count")); err != nil || size <= probeSize || a.kind != kindSearch || !a.query.Has("_lastUpdated") {
-		return false
+// hold is a proxy's change. Probes and empty pages pass: the plan may end.
+func (b *brake) hold(a asked, got *answer) {
+	size, err := strconv.Atoi(a.query.Get("_count"))
+	if err != nil || size <= probeSize || a.kind != kindSearch || !a.query.Has("_lastUpdated") || !bytes.Contains(got.body, []byte(`"entry"`)) {
+		return
 	}
 	for {
 		b.mu.Lock()
@@ -58,13 +60,13 @@ func (b *brake) hold(a asked, _ http.ResponseWriter, r *http.Request) bool {
 			b.left--
 			b.read[a.typ+"?"+a.query.Encode()]++
 			b.mu.Unlock()
-			return false
+			return
 		}
 		more := b.more
 		b.mu.Unlock()
 		select {
 		case <-more:
-		case <-r.Context().Done():
+		case <-a.gone:
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -99,7 +101,7 @@ func manyWindows(held world) int { return max(held.len()/400, 5) }
 func TestServeSurvivesKills(t *testing.T) {
 	base, held := server.ready(t)
 	p, b := spoil(t, base), newBrake()
-	p.before = b.hold
+	p.change = b.hold
 	s := p.settings()
 	s.window = manyWindows(held)
 	b.allow(allowance)
@@ -123,7 +125,7 @@ func TestServeSurvivesKills(t *testing.T) {
 func TestExportCommandSurvivesKills(t *testing.T) {
 	base, held := server.ready(t)
 	p, b := spoil(t, base), newBrake()
-	p.before = b.hold
+	p.change = b.hold
 	s := p.settings()
 	s.window = manyWindows(held)
 	dir := filepath.Join(t.TempDir(), "out")
@@ -153,7 +155,7 @@ func TestExportCommandSurvivesKills(t *testing.T) {
 func TestTerminate(t *testing.T) {
 	base, held := server.ready(t)
 	p, b := spoil(t, base), newBrake()
-	p.before = b.hold
+	p.change = b.hold
 	b.allow(-1)
 	s := p.settings()
 	s.window = manyWindows(held)
@@ -182,7 +184,7 @@ func TestTerminate(t *testing.T) {
 func TestExportCommandIsInterrupted(t *testing.T) {
 	base, held := server.ready(t)
 	p, b := spoil(t, base), newBrake()
-	p.before = b.hold
+	p.change = b.hold
 	s := p.settings()
 	s.window = manyWindows(held)
 	dir := filepath.Join(t.TempDir(), "out")

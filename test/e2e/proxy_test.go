@@ -28,13 +28,13 @@ const (
 
 // asked is one request that came to a proxy.
 type asked struct {
-	n      int // from 1, over all requests
-	kind   kind
-	typ    string
-	path   string // as on the wire
-	query  url.Values
-	at     time.Time
-	header http.Header
+	n     int // from 1, over all requests
+	kind  kind
+	typ   string
+	path  string // as on the wire
+	query url.Values
+	at    time.Time
+	gone  <-chan struct{} // closed when the client has given up
 }
 
 // answer is what the upstream said, to be spoilt.
@@ -128,7 +128,7 @@ func (p *proxy) note(r *http.Request, body []byte) asked {
 		}
 	}
 	typ, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/fhir"), "/"), "/")
-	a := asked{kind: kindOther, typ: typ, path: r.URL.EscapedPath(), query: query, at: time.Now(), header: r.Header.Clone()}
+	a := asked{kind: kindOther, typ: typ, path: r.URL.EscapedPath(), query: query, at: time.Now(), gone: r.Context().Done()}
 	switch {
 	case typ == "metadata":
 		a.kind = kindMetadata
