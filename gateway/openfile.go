@@ -13,8 +13,8 @@ import (
 	"spillway/storage"
 )
 
-// ErrDamaged: what is in storage is not what the job recorded. Wrapped around
-// the details.
+// ErrDamaged says that what is in storage is not what the job recorded. It is
+// wrapped around the details.
 var ErrDamaged = errors.New("gateway: a stored segment is damaged")
 
 // OpenFile streams a file of a job in the wanted encoding, from offset bytes of

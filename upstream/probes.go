@@ -12,7 +12,7 @@ import (
 )
 
 // never is later than any resource: a search from it on finds nothing.
-var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+func never() time.Time { return time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // probeLastUpdated asks for a window that holds nothing, and for one that holds
 // the resource that was found.
@@ -20,7 +20,7 @@ func (l *learner) probeLastUpdated(ctx context.Context) error {
 	if l.f.ProbeType == "" {
 		return nil
 	}
-	g, _, err := l.look(ctx, Search{Type: l.typ, From: never}, "_count=1")
+	g, _, err := l.look(ctx, Search{Type: l.typ, From: never()}, "_count=1")
 	switch {
 	case err != nil:
 		l.f.LastUpdated, err = l.failed(err)
@@ -137,7 +137,7 @@ func (l *learner) tryCounts(ctx context.Context, mode CountMode) (verdict Suppor
 		}
 	}
 	if l.f.LastUpdated == Works {
-		if n, err = ask(Search{Type: l.typ, From: never}); err != nil {
+		if n, err = ask(Search{Type: l.typ, From: never()}); err != nil {
 			return judge(err)
 		}
 		if n != 0 {

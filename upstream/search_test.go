@@ -237,7 +237,7 @@ func TestForeignNextLinkIsNotFollowed(t *testing.T) {
 	}
 
 	// As an alias it is the same server: asked at the configured address only.
-	h, sent = record(func(w http.ResponseWriter, _ *http.Request, n int) {
+	h, _ = record(func(w http.ResponseWriter, _ *http.Request, n int) {
 		if n == 1 {
 			answer(w, bundle(evil.URL+"/fhir/Observation?secret=1", "a"))
 			return

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime"
@@ -43,6 +44,9 @@ const (
 var errInterrupted = errors.New("interrupted")
 
 func main() {
+	// net/http tells the standard logger of bytes that an upstream sent
+	// unasked, and quotes them. Nothing of ours uses that logger.
+	log.SetOutput(io.Discard)
 	ctx, stop := interruptible(context.Background(), os.Stderr)
 	status := run(ctx, os.Args[1:], console{out: os.Stdout, err: os.Stderr, environ: os.Environ()})
 	stop()

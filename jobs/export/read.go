@@ -132,7 +132,7 @@ func (r *reader) divisible(w windowSpec) bool {
 		return false
 	}
 	if w.From.IsZero() {
-		return w.To.After(earliest)
+		return w.To.After(earliest())
 	}
 	return w.To.Sub(w.From) >= 2*tick
 }

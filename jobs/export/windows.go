@@ -25,14 +25,14 @@ var gallop = [...]time.Duration{
 
 // earliest is before any clock that stamped a resource. What claims to be older
 // stays in one window.
-var earliest = time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC)
+func earliest() time.Time { return time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // before is the instant at a distance before at, but not before earliest.
 func before(at time.Time, distance time.Duration) time.Time {
-	if begin := at.Add(-distance).Truncate(tick); begin.After(earliest) {
+	if begin := at.Add(-distance).Truncate(tick); begin.After(earliest()) {
 		return begin
 	}
-	return earliest
+	return earliest()
 }
 
 // cutWindows returns windows that cover [from, to) without a gap, in order,

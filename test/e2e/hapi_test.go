@@ -114,7 +114,7 @@ func (h *hapi) stop() {
 	if h.cmd == nil || h.cmd.Process == nil {
 		return
 	}
-	h.stdin.Close()
+	_ = h.stdin.Close()
 	_ = h.cmd.Wait() // its exit status says nothing of the tests
 }
 

@@ -25,7 +25,7 @@ func runMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { _ = os.RemoveAll(scratch) }()
 	binary = filepath.Join(scratch, "spillway")
 	build := exec.Command("go", "build", "-o", binary, "spillway/cmd/spillway")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr

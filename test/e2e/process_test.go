@@ -166,7 +166,7 @@ func (g *gateway) start(t *testing.T) {
 	deadline := time.After(30 * time.Second)
 	for {
 		if answer, err := http.Get(g.admin + "/readyz"); err == nil {
-			answer.Body.Close()
+			_ = answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
 				return
 			}

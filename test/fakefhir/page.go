@@ -45,7 +45,7 @@ func (p *page) appendPage(dst []byte, now int64, do *Do, linksLast bool) (_ []by
 		dst = do.appendTotal(dst, n)
 	}
 	next := ""
-	if (more || do.Endless) && !(do.EndChainEarly > 0 && p.number() >= do.EndChainEarly) {
+	if (more || do.Endless) && (do.EndChainEarly <= 0 || p.number() < do.EndChainEarly) {
 		next = p.next(offset+p.count, do)
 	}
 	if !linksLast {

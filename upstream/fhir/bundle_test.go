@@ -316,7 +316,7 @@ func TestScanBundleStreams(t *testing.T) {
 		}
 	}
 	write(`]}`)
-	pw.Close()
+	_ = pw.Close()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		faults, err := fakefhir.ReadFaults(f)
-		f.Close()
+		_ = f.Close()
 		if err != nil {
 			return fmt.Errorf("%s: %w", *script, err)
 		}
@@ -89,8 +89,8 @@ func printTransactions(out io.Writer, d *fakefhir.Dataset) error {
 	}
 	w := bufio.NewWriter(out)
 	for b := range d.Transactions(500) {
-		w.Write(b) // Flush reports an error
-		w.WriteByte('\n')
+		_, _ = w.Write(b) // Flush reports an error
+		_ = w.WriteByte('\n')
 	}
 	return w.Flush()
 }
@@ -101,7 +101,7 @@ func serve(ctx context.Context, addr string, s *fakefhir.Server, o fakefhir.Opti
 		return err
 	}
 	if !l.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		l.Close()
+		_ = l.Close()
 		return fmt.Errorf("%s is not a loopback address", addr)
 	}
 	srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
@@ -121,7 +121,7 @@ func serve(ctx context.Context, addr string, s *fakefhir.Server, o fakefhir.Opti
 	grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if err := srv.Shutdown(grace); err != nil {
-		srv.Close()
+		_ = srv.Close()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return err

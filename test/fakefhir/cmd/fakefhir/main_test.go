@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(res.Body)
-		res.Body.Close()
+		_ = res.Body.Close()
 		if err != nil || res.StatusCode != c.status || !strings.Contains(string(body), c.contains) {
 			t.Errorf("%s: %s: %d %v %.300s", c.args, c.path, res.StatusCode, err, body)
 		}
