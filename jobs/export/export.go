@@ -75,10 +75,7 @@ func New(c Config) *Exporter {
 // or, where the fault is ours, any other; what the attempt wrote is then gone.
 func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save func(context.Context, json.RawMessage) error) (jobs.Result, error) {
 	if err := e.c.Storage.Ready(ctx); err != nil {
-		if errors.Is(err, storage.ErrFull) {
-			return jobs.Result{}, &jobs.WaitError{Until: e.c.Now().Add(30 * time.Second)}
-		}
-		return jobs.Result{}, err
+		return jobs.Result{}, e.unitError(ctx, err)
 	}
 	a := &attempt{
 		Exporter: e, job: j, lease: l, save: save,
@@ -87,7 +84,7 @@ func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save fun
 	result, err := a.run(ctx)
 	if err != nil {
 		a.discard(ctx)
-		return jobs.Result{}, unitError(ctx, err)
+		return jobs.Result{}, e.unitError(ctx, err)
 	}
 	return result, nil
 }
@@ -133,18 +130,23 @@ func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
 	}
 }
 
-// unitError gives errors of the upstream the form that the worker understands.
-// The cause of an ended ctx goes through: it is not the unit's fault.
-func unitError(ctx context.Context, err error) error {
+// fullPause is how long an export waits before it looks again for free space.
+const fullPause = 30 * time.Second
+
+// unitError gives errors the form that the worker understands. The cause of an
+// ended ctx goes through: it is not the unit's fault. Nor is a full storage:
+// the export pauses.
+func (e *Exporter) unitError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if errors.Is(err, storage.ErrFull) {
+		e.c.Logger.WarnContext(ctx, "exports pause: the storage has not enough free space", "again", fullPause)
+		return &jobs.WaitError{Until: e.c.Now().Add(fullPause)}
+	}
 	var request *upstream.RequestError
 	if errors.As(err, &request) {
-		return &jobs.UnitError{Reason: request.Error(), Permanent: !request.Temporary(), Err: nil}
-	}
-	if errors.Is(err, storage.ErrFull) {
-		return &jobs.UnitError{Reason: "The storage has no room for more files. Free some space or shorten export.retention.", Err: err}
+		return &jobs.UnitError{Reason: request.Error(), Permanent: !request.Temporary()}
 	}
 	return err
 }

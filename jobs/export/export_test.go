@@ -2,6 +2,8 @@ package export_test
 
 import (
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	"spillway/jobs"
+	"spillway/jobs/export"
+	"spillway/storage/disk"
 	"spillway/test/fakefhir"
 )
 
@@ -440,5 +444,24 @@ func TestRemoveBytesAndOrphans(t *testing.T) {
 	must(t, w.engine.RemoveBytes(t.Context(), job.ID))
 	if n := objects(); n != 0 {
 		t.Errorf("%d objects are left of a removed job", n)
+	}
+}
+
+// TestFullStorageOnlyPauses runs a unit where there is no room: it is handed
+// back without blame, and leaves nothing.
+func TestFullStorageOnlyPauses(t *testing.T) {
+	w := newWorld(t, settings{})
+	full, err := disk.Open(t.TempDir(), disk.Options{MinFree: 1 << 60})
+	must(t, err)
+	now := time.Now()
+	engine := export.New(export.Config{Upstream: w.client, Storage: full, Jobs: w.jobs, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }})
+	job, first := jobs.New(jobs.Request{Level: jobs.LevelSystem}, "", now)
+	must(t, w.jobs.Create(t.Context(), job, first))
+	lease, job, err := w.jobs.Claim(t.Context(), "test")
+	must(t, err)
+	_, err = engine.Run(t.Context(), job, lease, nil)
+	var wait *jobs.WaitError
+	if !errors.As(err, &wait) || !wait.Until.After(now) {
+		t.Errorf("Run returned %v", err)
 	}
 }
