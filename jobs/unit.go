@@ -42,6 +42,9 @@ type Unit struct {
 	// Weight is the number of resources expected. Within a stage of a job the
 	// heaviest unit is handed out first.
 	Weight int64 `json:"weight,omitempty"`
+	// Renewals counts how often the unit was replaced by fresh ones because
+	// its workers fell silent. Only jobs/export reads and sets it.
+	Renewals int `json:"renewals,omitempty"`
 	// Spec is what to do, in the words of jobs/export.
 	Spec json.RawMessage `json:"spec,omitempty"`
 	// NotBefore is the earliest time of hand-out. Zero means at once.
@@ -58,6 +61,8 @@ type Lease struct {
 	Attempt int64
 	// Tries counts the claims that ended by failure or by silence. 0 on the first.
 	Tries int
+	// Silent is how many of the Tries ended by silence.
+	Silent int
 	// Checkpoint is what the latest Save of any attempt stored; nil if none.
 	Checkpoint json.RawMessage
 	// Worker names the holder, for the operator's eyes.

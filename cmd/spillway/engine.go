@@ -64,12 +64,16 @@ func openEngine(c *config.Config, client *upstream.Client, encoding jobs.Encodin
 		name = "spillway"
 	}
 	e.worker = worker.New(worker.Config{
-		Store: store, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
+		Store: store, Prepare: e.learn, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
 		Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: fmt.Sprintf("%s-%d", name, os.Getpid()),
 		Registerer: metrics, Logger: log,
 	})
 	return e, nil
 }
+
+// learn asks the upstream what it can do, so that the answer is there when the
+// first unit needs it. A failure is told by that unit, or by readiness.
+func (e *engine) learn(ctx context.Context) { _, _ = e.upstream.Learn(ctx) }
 
 // Close gives store and storage up. Nothing may be using them.
 func (e *engine) Close() error {

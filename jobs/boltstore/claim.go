@@ -108,6 +108,7 @@ func (s *Store) blame(tx *bbolt.Tx, j job, st *state, id string, now time.Time) 
 		return false, err
 	}
 	u.Tries++
+	u.Silent++
 	if u.Tries >= jobs.MaxTries {
 		st.Failure = silentReason
 		return true, s.end(tx, j, st, jobs.Failed)
@@ -350,7 +351,7 @@ func (s *Store) lease(tx *bbolt.Tx, c *candidate, worker string, now time.Time) 
 		return nil, nil, err
 	}
 	return &jobs.Lease{
-		Job: c.id, Unit: u.Unit, Attempt: u.Attempt, Tries: u.Tries, Worker: worker,
+		Job: c.id, Unit: u.Unit, Attempt: u.Attempt, Tries: u.Tries, Silent: u.Silent, Worker: worker,
 		Checkpoint: bytes.Clone(bucketCheckpoints.in(c.b).Get([]byte(u.ID))),
 		ExpiresAt:  now.Add(s.limits.LeaseTTL),
 	}, whole, nil

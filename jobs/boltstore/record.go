@@ -77,6 +77,7 @@ type unit struct {
 	Age     uint64 `json:"age"` // order of adding
 	Attempt int64  `json:"attempt,omitempty"`
 	Tries   int    `json:"tries,omitempty"`
+	Silent  int    `json:"silent,omitempty"` // of the tries
 	Worker  string `json:"worker,omitempty"` // of the latest claim
 }
 

@@ -114,6 +114,9 @@ func (a *attempt) discard(ctx context.Context) {
 }
 
 func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
+	if a.lease.Silent >= renewAfter && a.lease.Unit.Renewals < maxRenewals && a.lease.Unit.Kind != jobs.UnitFinish {
+		return a.renew(ctx)
+	}
 	switch a.lease.Unit.Kind {
 	case jobs.UnitPlan:
 		return a.plan(ctx)

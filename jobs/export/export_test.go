@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -463,5 +464,50 @@ func TestFullStorageOnlyPauses(t *testing.T) {
 	var wait *jobs.WaitError
 	if !errors.As(err, &wait) || !wait.Until.After(now) {
 		t.Errorf("Run returned %v", err)
+	}
+}
+
+// TestSilentUnitsAreRenewed lets the worker of every unit fall silent again and
+// again, as kill -9 does: the export is exact all the same. A unit whose worker
+// always falls silent fails the job in the end.
+func TestSilentUnitsAreRenewed(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		silent func(l *jobs.Lease) bool
+		state  jobs.State
+	}{
+		{name: "OKTwiceEach", silent: func(l *jobs.Lease) bool { return l.Silent < 2 && l.Unit.Renewals == 0 }, state: jobs.Completed},
+		{name: "OKFirstTryOfAll", silent: func(l *jobs.Lease) bool { return l.Silent == 0 && l.Unit.Renewals < 3 }, state: jobs.Completed},
+		{name: "ErrAlways", silent: func(l *jobs.Lease) bool { return l.Unit.Type == "Encounter" && (l.Silent < 2 || l.Unit.Renewals == 3) }, state: jobs.Failed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var mu sync.Mutex
+			now := time.Now()
+			clock := func() time.Time {
+				mu.Lock()
+				defer mu.Unlock()
+				return now
+			}
+			w := newWorld(t, settings{window: 300, clock: clock})
+			w.silent = func(l *jobs.Lease) bool {
+				if !test.silent(l) {
+					return false
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				now = now.Add(time.Minute) // past every lease
+				return true
+			}
+			w.workers = 1 // another's lease would run out as well
+			job := w.run(t, jobs.Request{Types: []string{"Patient", "Encounter", "Observation"}})
+			if job.State != test.state {
+				t.Fatalf("job is %s: %s", job.State, job.Failure)
+			}
+			if job.State == jobs.Completed {
+				same(t, w.exported(t, job), only(w.truth(t), func(typ, _ string, _ []byte) bool {
+					return typ == "Patient" || typ == "Encounter" || typ == "Observation"
+				}))
+			}
+		})
 	}
 }

@@ -102,9 +102,12 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 		return jobs.Result{}, err
 	}
 	p := &planner{attempt: a, facts: facts}
-	if spec.Associated {
+	switch {
+	case spec.Associated:
 		err = p.planAssociated(ctx)
-	} else {
+	case spec.Cut != nil:
+		err = p.cutOn(ctx, *spec.Cut)
+	default:
 		err = p.all(ctx, spec)
 	}
 	if err != nil {
@@ -254,18 +257,49 @@ func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 	if err != nil || len(windows) == 0 {
 		return err
 	}
-	units := make([]jobs.Unit, len(windows))
-	for i, w := range windows {
-		units[i] = jobs.Unit{
-			ID: fmt.Sprintf("slice-%s-%05d", read.Type, i+1), Kind: jobs.UnitSlice, Type: read.Type,
-			Weight: max(w.Counted, 0), Spec: encode(sliceSpec{Read: read, Window: w}),
-		}
-	}
+	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units = append(p.units, units...)
 	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: counted, Read: read, Recount: counted >= 0})
 	return nil
+}
+
+// cutOn goes on where another plan unit ran out of time.
+func (p *planner) cutOn(ctx context.Context, c cutSpec) error {
+	count := p.newReader(c.Read, nil, &notes{}, nil).countFunc()
+	windows, err := cutWindows(ctx, count, c.Window, p.cutting())
+	if err != nil {
+		return err
+	}
+	p.units = p.unitsOf(c, windows)
+	return nil
+}
+
+// planTime is after how long a plan unit hands on what is left to cut, so that
+// planning a billion resources is many short units.
+const planTime = 2 * time.Second
+
+func (p *planner) cutting() cutting {
+	return cutting{limit: p.c.Window, parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
+}
+
+// unitsOf returns a slice for each window, and a plan unit for each that is
+// still too large.
+func (p *planner) unitsOf(c cutSpec, windows []windowSpec) []jobs.Unit {
+	units := make([]jobs.Unit, len(windows))
+	for i, w := range windows {
+		name := fmt.Sprintf("%s-%05d", c.Name, i+1)
+		if w.Counted > p.c.Window && w.divisible() && !c.Read.Whole {
+			units[i] = jobs.Unit{ID: "plan-" + name, Kind: jobs.UnitPlan, Spec: encode(planSpec{Cut: &cutSpec{Name: name, Read: c.Read, Window: w}})}
+			continue
+		}
+		units[i] = jobs.Unit{
+			ID: "slice-" + name, Kind: jobs.UnitSlice, Type: c.Read.Type, Weight: max(w.Counted, 0),
+			Spec: encode(sliceSpec{Read: c.Read, Window: w}),
+		}
+	}
+	return units
 }
 
 // windows counts a type and cuts it. No window means that there is nothing:
@@ -290,7 +324,7 @@ func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSp
 	case counted < 0 || read.Whole:
 		return counted, []windowSpec{whole}, nil
 	}
-	windows, err := cutWindows(ctx, r.countFunc(), whole.From, whole.To, counted, p.c.Window, p.c.PlanConcurrency)
+	windows, err := cutWindows(ctx, r.countFunc(), whole, p.cutting())
 	return counted, windows, err
 }
 

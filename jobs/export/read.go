@@ -88,7 +88,7 @@ func (r *reader) prove(ctx context.Context, w windowSpec) error {
 // proveSplit is prove, depth splits down, the last barren of which brought
 // nothing new: an upstream whose counts are wrong is not worth reading for ever.
 func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int) error {
-	if w.Counted > 2*r.c.Window && r.divisible(w) && depth < maxSplits {
+	if w.Counted > 2*r.c.Window && !r.spec.Whole && w.divisible() && depth < maxSplits {
 		return r.proveHalves(ctx, w, depth, barren)
 	}
 	counted, before := w.Counted, r.seen.len()
@@ -119,22 +119,11 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 	}
 	// Splitting finds what a chain that ends early hides. It cannot help where
 	// more was read than counted.
-	if read < counted && barren < maxBarren && r.divisible(w) && depth < maxSplits {
+	if read < counted && barren < maxBarren && !r.spec.Whole && w.divisible() && depth < maxSplits {
 		return r.proveHalves(ctx, windowSpec{From: w.From, To: w.To, Counted: counted}, depth, barren)
 	}
 	r.differs(counted, read)
 	return nil
-}
-
-// divisible reports whether a window can be cut in two by time.
-func (r *reader) divisible(w windowSpec) bool {
-	if r.spec.Whole || w.To.IsZero() {
-		return false
-	}
-	if w.From.IsZero() {
-		return w.To.After(earliest())
-	}
-	return w.To.Sub(w.From) >= 2*tick
 }
 
 // proveHalves proves the two halves of a window, each by its own count.

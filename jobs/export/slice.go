@@ -9,21 +9,11 @@ import (
 	"spillway/upstream/fhir"
 )
 
-// splitTries is after how many failed tries a slice is cut into smaller ones
-// instead of being tried again as it is: what is too long to survive, or holds
-// the one page that breaks, becomes small.
-const splitTries = 2
-
 // slice reads one window of one type into segments.
 func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	spec, err := decodeSpec[sliceSpec](a.lease.Unit)
 	if err != nil {
 		return jobs.Result{}, err
-	}
-	if a.lease.Tries >= splitTries {
-		if parts, err := a.splitSlice(ctx, spec); err != nil || parts != nil {
-			return jobs.Result{Next: parts}, err
-		}
 	}
 	b, err := a.openBatch(ctx, spec)
 	if err != nil {
@@ -95,42 +85,6 @@ func elementsOf(r jobs.Request, typ string) []string {
 		}
 	}
 	return names
-}
-
-// splitSlice cuts a slice that failed before into parts that replace it; nil
-// if it cannot be cut.
-func (a *attempt) splitSlice(ctx context.Context, spec sliceSpec) ([]jobs.Unit, error) {
-	var parts []sliceSpec
-	switch w := spec.Window; {
-	case spec.Batch.To-spec.Batch.From > 1:
-		first, second := spec, spec
-		first.Batch.To = (spec.Batch.From + spec.Batch.To) / 2
-		second.Batch.From = first.Batch.To
-		parts = []sliceSpec{first, second}
-	case spec.Read.Whole || w.Counted < 100:
-		return nil, nil
-	default:
-		r := a.newReader(spec.Read, nil, &notes{}, nil)
-		count := r.countFunc()
-		windows, err := cutWindows(ctx, count, w.From, w.To, w.Counted, max(w.Counted/8, 50), 1)
-		if err != nil {
-			return nil, err
-		}
-		for _, window := range windows {
-			part := spec
-			part.Window = window
-			parts = append(parts, part)
-		}
-	}
-	if len(parts) < 2 {
-		return nil, nil
-	}
-	units := make([]jobs.Unit, len(parts))
-	for i, part := range parts {
-		// Weight 0: the whole was counted as expected when it was planned.
-		units[i] = jobs.Unit{ID: fmt.Sprintf("%s-%d", a.lease.Unit.ID, i+1), Kind: jobs.UnitSlice, Type: part.Read.Type, Spec: encode(part)}
-	}
-	return units, nil
 }
 
 // missingPatients notes which of the patients asked for the upstream does not

@@ -79,6 +79,15 @@ type planSpec struct {
 	Patients int    `json:"patients,omitempty"`
 	// Associated plans the associated unit instead of types.
 	Associated bool `json:"associated,omitempty"`
+	// Cut goes on cutting a window that another plan unit left too large.
+	Cut *cutSpec `json:"cut,omitempty"`
+}
+
+// cutSpec is a window that is still too large for one slice.
+type cutSpec struct {
+	Name   string     `json:"name"` // begins the ids of its units
+	Read   readSpec   `json:"read"`
+	Window windowSpec `json:"window"`
 }
 
 // planSummary is what a plan unit leaves for finish.

@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -35,25 +36,43 @@ func before(at time.Time, distance time.Duration) time.Time {
 	return earliest()
 }
 
-// cutWindows returns windows that cover [from, to) without a gap, in order,
-// each holding at most limit resources by count, except where one tick alone
-// holds more. counted is the count of the whole range. A bulk load puts
-// millions into one minute of many years, so the cuts follow the counts, never
-// equal widths; empty stretches belong to a neighbour, so none goes unread.
-func cutWindows(ctx context.Context, count countFunc, from, to time.Time, counted, limit int64, parallel int) ([]windowSpec, error) {
-	c := &cutter{count: count, limit: max(limit, 1)}
-	var roots []*cut
-	if from.IsZero() {
-		bands, err := c.bands(ctx, to, counted)
+// divisible reports whether a window can be cut in two by time.
+func (w windowSpec) divisible() bool {
+	if w.From.IsZero() {
+		return w.To.After(earliest())
+	}
+	return w.To.Sub(w.From) >= 2*tick
+}
+
+// cutting says how to cut.
+type cutting struct {
+	limit    int64     // resources that a window should hold at most
+	parallel int       // counts at once
+	until    time.Time // when to stop, leaving larger windows; zero: never
+}
+
+// minCuts is how many bisections are made whatever the time, so that a window
+// that is cut again and again does get smaller.
+const minCuts = 8
+
+// cutWindows returns windows that cover w without a gap, in order, each holding
+// at most h.limit resources by count, except where one tick alone holds more or
+// the time ran out. A bulk load puts millions into one minute of many years, so
+// the cuts follow the counts, never equal widths; empty stretches belong to a
+// neighbour, so none goes unread.
+func cutWindows(ctx context.Context, count countFunc, w windowSpec, h cutting) ([]windowSpec, error) {
+	h.limit = max(h.limit, 1)
+	c := &cutter{count: count, cutting: h}
+	roots := []*cut{{windowSpec: w}}
+	if w.From.IsZero() {
+		bands, err := c.bands(ctx, w.To, w.Counted)
 		if err != nil {
 			return nil, err
 		}
 		roots = bands
-	} else {
-		roots = []*cut{{windowSpec: windowSpec{From: from, To: to, Counted: counted}}}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(parallel, 1))
+	group.SetLimit(max(h.parallel, 1))
 	c.group = group
 	for _, root := range roots {
 		group.Go(func() error { return c.split(ctx, root) })
@@ -65,14 +84,20 @@ func cutWindows(ctx context.Context, count countFunc, from, to time.Time, counte
 	for _, root := range roots {
 		windows = root.leaves(windows)
 	}
-	return merge(windows, c.limit), nil
+	return merge(windows, h.limit), nil
 }
 
 // cutter bisects by counting.
 type cutter struct {
+	cutting
 	count countFunc
-	limit int64
 	group *errgroup.Group
+	made  atomic.Int64 // bisections
+}
+
+// late reports whether it is time to stop.
+func (c *cutter) late() bool {
+	return c.made.Add(1) > minCuts && !c.until.IsZero() && time.Now().After(c.until)
 }
 
 // cut is a node of the tree of cuts; a leaf is a window.
@@ -115,7 +140,7 @@ func (c *cutter) bands(ctx context.Context, to time.Time, rest int64) ([]*cut, e
 func (c *cutter) split(ctx context.Context, w *cut) error {
 	for w.Counted > c.limit && !w.From.IsZero() {
 		half := (w.To.Sub(w.From) / 2).Truncate(tick)
-		if half < tick {
+		if half < tick || c.late() {
 			return nil
 		}
 		middle := w.From.Add(half)

@@ -79,7 +79,7 @@ func TestCutWindows(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := &stamped{at: test.at}
 			total := s.between(test.from, to)
-			windows, err := cutWindows(t.Context(), s.count, test.from, to, total, test.limit, 1)
+			windows, err := cutWindows(t.Context(), s.count, windowSpec{From: test.from, To: to, Counted: total}, cutting{limit: test.limit, parallel: 1})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -105,9 +105,25 @@ func TestCutWindowsProperty(t *testing.T) {
 		if rapid.Bool().Draw(t, "since") {
 			from = base
 		}
-		windows, err := cutWindows(context.Background(), s.count, from, to, int64(len(s.at)), limit, 1)
-		if err != nil {
-			t.Fatalf("%v", err)
+		how := cutting{limit: limit, parallel: 1}
+		if rapid.Bool().Draw(t, "hurry") {
+			how.until = time.Unix(1, 0) // long ago: what is left is cut again, as by further units
+		}
+		todo := []windowSpec{{From: from, To: to, Counted: int64(len(s.at))}}
+		var windows []windowSpec
+		for len(todo) > 0 {
+			cuts, err := cutWindows(context.Background(), s.count, todo[0], how)
+			if err != nil {
+				t.Fatalf("%v", err)
+			}
+			todo = todo[1:]
+			for i, w := range cuts {
+				if w.Counted > limit && w.divisible() {
+					todo = append(slices.Clone(cuts[i:]), todo...)
+					break
+				}
+				windows = append(windows, w)
+			}
 		}
 		checkWindows(t, s, windows, from, to, limit)
 	})

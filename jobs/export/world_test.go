@@ -41,6 +41,8 @@ type world struct {
 	jobs    *boltstore.Store
 	storage *disk.Store
 	engine  *export.Exporter
+	workers int                    // of run
+	silent  func(*jobs.Lease) bool // whether the worker falls silent with this lease; nil: never
 }
 
 // settings of a world; the zero value is a truthful server and small windows.
@@ -51,6 +53,7 @@ type settings struct {
 	fileSize int64
 	encoding jobs.Encoding
 	settle   time.Duration
+	clock    func() time.Time // of the job store; nil: the real one
 }
 
 func newWorld(t *testing.T, s settings) *world {
@@ -64,7 +67,7 @@ func newWorld(t *testing.T, s settings) *world {
 	if s.pageSize == 0 {
 		s.pageSize = 40
 	}
-	w := &world{srv: fakefhir.New(s.server)}
+	w := &world{srv: fakefhir.New(s.server), workers: 4}
 	listener := httptest.NewServer(w.srv)
 	t.Cleanup(listener.Close)
 	base, err := url.Parse(listener.URL + "/fhir")
@@ -73,7 +76,11 @@ func newWorld(t *testing.T, s settings) *world {
 	w.client, err = upstream.New(upstream.Config{URL: base, PageSize: s.pageSize, Timeout: 5 * time.Second, MaxOutage: 2 * time.Second, Logger: quiet})
 	must(t, err)
 	dir := t.TempDir()
-	w.jobs, err = boltstore.Open(filepath.Join(dir, "jobs.db"), jobs.Limits{})
+	var options []boltstore.Option
+	if s.clock != nil {
+		options = append(options, boltstore.WithClock(s.clock))
+	}
+	w.jobs, err = boltstore.Open(filepath.Join(dir, "jobs.db"), jobs.Limits{}, options...)
 	must(t, err)
 	t.Cleanup(func() { _ = w.jobs.Close() })
 	w.storage, err = disk.Open(filepath.Join(dir, "files"), disk.Options{MinFree: -1})
@@ -103,7 +110,7 @@ func (w *world) run(t *testing.T, r jobs.Request) *jobs.Job {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var workers sync.WaitGroup
-	for range 4 {
+	for range max(w.workers, 1) {
 		workers.Go(func() { w.work(ctx, t, job.ID) })
 	}
 	workers.Wait()
@@ -130,6 +137,9 @@ func (w *world) work(ctx context.Context, t *testing.T, id jobs.ID) {
 		if err != nil {
 			t.Errorf("claim: %v", err)
 			return
+		}
+		if w.silent != nil && w.silent(lease) {
+			continue
 		}
 		result, err := w.engine.Run(ctx, job, lease, func(ctx context.Context, c json.RawMessage) error { return w.jobs.Save(ctx, lease, c) })
 		var wait *jobs.WaitError

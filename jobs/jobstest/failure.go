@@ -26,8 +26,8 @@ func testRetryIn(f *fixture) {
 	f.advance(50 * time.Second)
 	f.noWork("the retry is in seconds")
 	f.advance(11 * time.Second)
-	if l = f.claimUnit("slice-0"); l.Tries != 1 || l.Attempt != 2 {
-		f.Errorf("tries %d, attempt %d; want 1, 2", l.Tries, l.Attempt)
+	if l = f.claimUnit("slice-0"); l.Tries != 1 || l.Silent != 0 || l.Attempt != 2 {
+		f.Errorf("tries %d, silent %d, attempt %d; want 1, 0, 2", l.Tries, l.Silent, l.Attempt)
 	}
 	f.ok(f.Fail(f.Context(), l, jobs.Failure{Reason: "search Patient: 500"}, 0), "Fail")
 	if l = f.claimUnit("slice-0"); l.Tries != 2 {

@@ -103,8 +103,8 @@ func testTakeover(f *fixture) {
 	f.advance(4 * time.Second)
 	l, _, err := f.Claim(f.Context(), "another")
 	f.ok(err, "Claim after the lease ran out")
-	if l.Unit.ID != old.Unit.ID || l.Attempt != 2 || l.Tries != 1 || l.Worker != "another" {
-		f.Errorf("took over %q, attempt %d, tries %d, worker %q; want the same unit, 2, 1, another", l.Unit.ID, l.Attempt, l.Tries, l.Worker)
+	if l.Unit.ID != old.Unit.ID || l.Attempt != 2 || l.Tries != 1 || l.Silent != 1 || l.Worker != "another" {
+		f.Errorf("took over %q, attempt %d, tries %d, silent %d, worker %q; want the same unit, 2, 1, 1, another", l.Unit.ID, l.Attempt, l.Tries, l.Silent, l.Worker)
 	}
 }
 

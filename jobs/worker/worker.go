@@ -51,6 +51,12 @@ type Config struct {
 	// "internal error".
 	Run func(ctx context.Context, j *jobs.Job, l *jobs.Lease, save func(context.Context, json.RawMessage) error) (jobs.Result, error)
 
+	// Prepare is called once before the first claim, and waited for: what takes
+	// long at every start, such as learning the upstream, should not be done
+	// with a unit in hand, which a crash would be counted against. Nil means
+	// that nothing is to be prepared.
+	Prepare func(ctx context.Context)
+
 	// RemoveBytes deletes all that was stored for a job. Nil means that this
 	// worker removes no jobs.
 	RemoveBytes func(ctx context.Context, id jobs.ID) error
@@ -109,6 +115,9 @@ func New(c Config) *Worker {
 func (w *Worker) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	all.Go(func() { w.sweepUntil(ctx) })
+	if w.c.Prepare != nil {
+		w.c.Prepare(ctx)
+	}
 	slots := make(chan struct{}, w.c.Concurrency)
 	for {
 		select {

@@ -50,6 +50,7 @@ type rig struct {
 	known   map[jobs.ID]bool // what SweepOrphans is to ask for, and the answers
 	orphans int              // how often it was called
 	remove  error            // what RemoveBytes returns
+	prepare func(context.Context)
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -136,7 +137,7 @@ func (r *rig) start(run runner) { r.stop, r.done = r.worker(r.reg, run) }
 
 func (r *rig) worker(reg prometheus.Registerer, run runner) (stop context.CancelFunc, done chan struct{}) {
 	w := worker.New(worker.Config{
-		Store: r.store, Run: run, Concurrency: 3, LeaseTTL: ttl, Name: "test",
+		Store: r.store, Prepare: r.prepare, Run: run, Concurrency: 3, LeaseTTL: ttl, Name: "test",
 		RemoveBytes: func(_ context.Context, id jobs.ID) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -405,6 +406,33 @@ func TestCheckpoint(t *testing.T) {
 		}))
 		if got := r.ended(r.create().ID); got.State != jobs.Completed {
 			r.Errorf("the job is %s: %s", got.State, got.Failure)
+		}
+	})
+}
+
+// TestPrepareComesBeforeTheFirstClaim: a unit is not leased, and so not blamed
+// for a crash, while the worker gets ready.
+func TestPrepareComesBeforeTheFirstClaim(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		ready := make(chan struct{})
+		r.prepare = func(ctx context.Context) {
+			select {
+			case <-ready:
+			case <-ctx.Done():
+			}
+		}
+		j := r.create()
+		r.start(func(context.Context, *jobs.Job, *jobs.Lease, save) (jobs.Result, error) {
+			return jobs.Result{Next: []jobs.Unit{{ID: "finish", Kind: jobs.UnitFinish}}}, nil
+		})
+		synctest.Wait()
+		if got := r.get(j.ID); got.State != jobs.Queued {
+			t.Errorf("the job is %s before the worker is prepared", got.State)
+		}
+		close(ready)
+		synctest.Wait()
+		if got := r.get(j.ID); got.State == jobs.Queued {
+			t.Error("nothing was claimed after Prepare")
 		}
 	})
 }

@@ -20,7 +20,7 @@ const (
 	kills = 10
 	// allowance is how many pages a life may read before the brake holds it, so
 	// that the export cannot end before all kills have happened.
-	allowance = 12
+	allowance = 6
 	// atWork is how many units of work a process may have had in hand when it
 	// was killed; each may read a page or two again.
 	atWork = 8
@@ -93,10 +93,10 @@ func (b *brake) mustNotRepeat(t *testing.T) {
 }
 
 // moment is a random time to live.
-func moment() time.Duration { return time.Duration(100+rand.IntN(1400)) * time.Millisecond }
+func moment() time.Duration { return time.Duration(500+rand.IntN(3000)) * time.Millisecond }
 
-// manyWindows cuts the export into several hundred units.
-func manyWindows(held world) int { return max(held.len()/400, 5) }
+// manyWindows cuts the export into a hundred units and more.
+func manyWindows(held world) int { return max(held.len()/100, 5) }
 
 func TestServeSurvivesKills(t *testing.T) {
 	base, held := server.ready(t)
@@ -111,7 +111,7 @@ func TestServeSurvivesKills(t *testing.T) {
 		time.Sleep(moment()) // a random moment to be killed at, nothing is waited for
 		g.kill()
 		b.allow(allowance)
-		g.start(t)
+		g.start(t, "/healthz") // while the brake holds its requests it may learn nothing
 		ask(t, http.MethodGet, status, "").mustBe(t, http.StatusAccepted)
 	}
 	b.allow(-1)
@@ -177,7 +177,7 @@ func TestTerminate(t *testing.T) {
 	}
 
 	b.allow(-1)
-	g.start(t)
+	g.start(t, "/readyz")
 	collect(t, running).mustEqual(t, held)
 }
 

@@ -21,7 +21,7 @@ func TestPassThrough(t *testing.T) {
 	members, _ := cohort(t, base)
 	patient := "/Patient/" + members[0]
 	version := held["Patient"][members[0]].Meta.VersionID
-	long := strings.Repeat("0123456789abcdef", 2000) // 32 kB
+	long := strings.Repeat("0123456789abcdef,", 400) // HAPI's web server refuses more than 8 kB
 	for _, tc := range []struct {
 		name, method, path, body string
 		headers                  []string
@@ -42,7 +42,7 @@ func TestPassThrough(t *testing.T) {
 		{name: "a repeated parameter", path: "/Patient?birthdate=ge1950-01-01&birthdate=lt1980-01-01&_sort=_id&_count=5"},
 		{name: "a bad parameter", path: "/Patient?nonsense=1"},
 		{name: "an escaped bar", path: "/Patient?identifier=http%3A%2F%2Fx%7Cy"},
-		{name: "32 kB of query", path: "/Patient?_id=" + long},
+		{name: "a long query", path: "/Patient?_id=" + long},
 		{name: "POST search", method: http.MethodPost, path: "/Patient/_search", body: "gender=female&_sort=_id&_count=3", headers: []string{"Content-Type: application/x-www-form-urlencoded"}},
 		{name: "an operation of the server", path: "/$meta"},
 		{name: "validation of garbage", method: http.MethodPost, path: "/Patient", body: "{garbage", headers: []string{contentFHIR}},
@@ -84,6 +84,7 @@ func TestPassThrough(t *testing.T) {
 			t.Fatalf("Location %q is not below the gateway, %s", location, g.base)
 		}
 		at, _, _ := strings.Cut(location, "/_history/")
+		t.Cleanup(func() { _ = write(http.MethodDelete, at, "") }) // other tests compare all that there is
 		var h header
 		if err := json.Unmarshal(ask(t, http.MethodGet, at, "").mustBe(t, http.StatusOK).body, &h); err != nil {
 			t.Fatal(err)

@@ -133,7 +133,7 @@ func serve(t *testing.T, s settings) *gateway {
 	s.extra += fmt.Sprintf("server:\n  listen: %s\n  admin_listen: %s\nstore:\n  bolt: {path: %s}\nstorage:\n  disk: {path: %s}\nlog: {level: debug, format: json}\n",
 		public, admin, filepath.Join(dir, "jobs.db"), filepath.Join(dir, "files"))
 	g := &gateway{base: "http://" + public + "/fhir", admin: "http://" + admin, config: s.file(t), log: filepath.Join(dir, "log")}
-	g.start(t)
+	g.start(t, "/readyz")
 	t.Cleanup(func() {
 		g.kill()
 		g.mustLogNoData(t)
@@ -144,8 +144,9 @@ func serve(t *testing.T, s settings) *gateway {
 	return g
 }
 
-// start starts the process, again after a kill, and waits until it is ready.
-func (g *gateway) start(t *testing.T) {
+// start starts the process, again after a kill, and waits until it says that it
+// is well: at /readyz when it has learnt the upstream, at /healthz before.
+func (g *gateway) start(t *testing.T, probe string) {
 	t.Helper()
 	log, err := os.OpenFile(g.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -165,7 +166,7 @@ func (g *gateway) start(t *testing.T) {
 	}()
 	deadline := time.After(30 * time.Second)
 	for {
-		if answer, err := http.Get(g.admin + "/readyz"); err == nil {
+		if answer, err := http.Get(g.admin + probe); err == nil {
 			_ = answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
 				return
@@ -177,7 +178,7 @@ func (g *gateway) start(t *testing.T) {
 			t.Fatalf("the gateway ended:\n%s", tail(g.logged(t), 40))
 		case <-deadline:
 			g.kill()
-			t.Fatalf("the gateway is not ready:\n%s", tail(g.logged(t), 40))
+			t.Fatalf("the gateway does not answer:\n%s", tail(g.logged(t), 40))
 		}
 	}
 }
