@@ -131,7 +131,7 @@ func TestSpellingsNeverReachTheUpstream(t *testing.T) {
 	if seen := w.upstream.seen(); len(seen) > 0 {
 		t.Errorf("the upstream was asked: %q", seen)
 	}
-	if log := w.log.String(); strings.Contains(log, "X:y") {
+	if log := w.logged(); strings.Contains(log, "X:y") {
 		t.Errorf("a path stands in the log:\n%s", log)
 	}
 }

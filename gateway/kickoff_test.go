@@ -384,7 +384,7 @@ func TestKickOffWhenSomethingIsAway(t *testing.T) {
 			if strings.Contains(string(r.body), errAway.Error()) {
 				t.Error("the cause was told to the client")
 			}
-			if c.status == 503 && strings.Count(w.log.String(), "request failed") != 1 {
+			if c.status == 503 && strings.Count(w.logged(), "request failed") != 1 {
 				t.Errorf("the log does not have the failure once:\n%s", w.log)
 			}
 		})

@@ -45,7 +45,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	again, _ := w.finished(t, "/fhir/$export", f)
 	w.get(t, "GET", w.base+"/$bulk-files/"+string(again)+"/1.Patient.ndjson", "")
 
-	log := w.log.String()
+	log := w.logged()
 	for _, secret := range []string{"canary", string(id), string(again)} {
 		if strings.Contains(log, secret) {
 			t.Errorf("%s is in the log:\n%s", secret, log)
@@ -69,6 +69,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 			t.Errorf("no line %q in the log:\n%s", want, log)
 		}
 	}
+	w.busy.Wait()
 	metrics, err := w.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -97,6 +98,7 @@ spillway_http_requests_total{class="2xx",method="GET",route="/$export"} 1
 spillway_http_requests_total{class="2xx",method="GET",route="pass-through"} 1
 spillway_http_requests_total{class="4xx",method="GET",route="refused"} 1
 `
+	w.busy.Wait()
 	if err := testutil.GatherAndCompare(w.metrics, strings.NewReader(want), "spillway_http_requests_total", "spillway_download_bytes_total"); err != nil {
 		t.Error(err)
 	}
@@ -135,7 +137,7 @@ func TestPanics(t *testing.T) {
 	if b, err := io.ReadAll(conn); len(b) > 0 {
 		t.Errorf("an answer after an abort: %q, %v", b, err)
 	}
-	log := w.log.String()
+	log := w.logged()
 	if strings.Contains(log, "canaryValue") || strings.Count(log, "a handler panicked") != 2 || !strings.Contains(log, "kind=string") || !strings.Contains(log, "gateway.TestPanics") {
 		t.Errorf("the log:\n%s", log)
 	}

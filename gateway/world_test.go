@@ -47,6 +47,14 @@ type world struct {
 	clock    *clock
 	metrics  *prometheus.Registry
 	log      *logBuffer
+	busy     sync.WaitGroup // requests whose handler has not returned
+}
+
+// logged returns the log once every handler has returned: what is logged and
+// counted of a request may come after its answer.
+func (w *world) logged() string {
+	w.busy.Wait()
+	return w.log.String()
 }
 
 // newWorld opens a world; change may alter the configuration of its gateway.
@@ -88,10 +96,15 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 	if change != nil {
 		change(&config)
 	}
-	server.Config.Handler, err = New(config)
+	handler, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.busy.Add(1)
+		defer w.busy.Done()
+		handler.ServeHTTP(rw, r)
+	})
 	server.Config.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
 	server.Start()
 	t.Cleanup(server.Close)
