@@ -1,11 +1,13 @@
 // Package export performs one unit of an export: it says how, jobs/worker says
 // when.
 //
-//	plan        learn the upstream, fix the transaction time, count, cut into windows  (plan.go, windows.go, cohort.go)
+//	plan        learn the upstream, fix the transaction time and the patients, divide the types  (plan.go, cohort.go)
+//	            and in further, short plan units count each type and cut it into windows or batches  (windows.go, plancohort.go)
 //	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, check.go)
 //	associated  read the Provenance of what was exported                               (associated.go)
 //	finish      reconcile the counts, group segments into files                        (finish.go)
 //
+// A unit whose workers fell silent is replaced by fresh, smaller ones (renew.go).
 // What a unit writes are segments (segment.go): immutable objects under the
 // prefix of its attempt, so that a retried unit never touches what another
 // attempt wrote. What the client must be told becomes OperationOutcome lines
