@@ -33,10 +33,9 @@ type representation struct {
 
 // represent describes a file in an encoding that it offers.
 func represent(f jobs.File, encoding jobs.Encoding) representation {
-	rep := representation{encoding: encoding}
+	rep := representation{encoding: encoding, size: fileSizeAs(f, encoding)}
 	hash := sha256.New()
 	for _, s := range f.Segments {
-		rep.size += sizeAs(s, encoding)
 		_, _ = fmt.Fprintf(hash, "%s %d %d\n", s.SHA256, s.Size, s.StoredSize) // a hash takes everything
 	}
 	rep.tag = `"` + hex.EncodeToString(hash.Sum(nil)[:16]) + "-" + string(encoding) + `"`

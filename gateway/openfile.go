@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 var ErrDamaged = errors.New("gateway: a stored segment is damaged")
 
 // OpenFile streams a file of a job in the wanted encoding, from offset bytes of
-// that encoding on. Gzip is what is stored, member after member; identity is
+// that encoding on. Gzip is what is stored, joined to one member; identity is
 // inflated on the way where the segments are stored as gzip. Segments before
 // offset are not read. A segment that is missing, shorter, longer or not
 // readable ends the stream with an error that wraps ErrDamaged, before the last
@@ -27,12 +28,20 @@ func OpenFile(ctx context.Context, s storage.Store, f jobs.File, wanted jobs.Enc
 	if !offers(f, wanted) {
 		return nil, fmt.Errorf("gateway: a file that is not stored as %s cannot be streamed so", wanted)
 	}
-	r := &fileReader{ctx: ctx, store: s, rest: f.Segments, wanted: wanted, skip: offset}
+	r := &fileReader{ctx: ctx, store: s, rest: f.Segments, wanted: wanted}
+	if wanted == jobs.EncodingGzip {
+		r.head, r.tail = jobs.GzipHeader(), f.Trailer()
+	}
+	skipped := min(offset, int64(len(r.head)))
+	r.head, r.skip = r.head[skipped:], offset-skipped
 	for len(r.rest) > 0 && r.skip >= sizeAs(r.rest[0], wanted) {
 		r.skip -= sizeAs(r.rest[0], wanted)
 		r.rest = r.rest[1:]
 	}
-	if len(r.rest) > 0 {
+	if len(r.rest) == 0 {
+		r.tail = r.tail[min(r.skip, int64(len(r.tail))):]
+		r.skip = 0
+	} else {
 		if err := r.open(); err != nil {
 			_ = r.Close() // the error at hand says more
 			return nil, err
@@ -52,12 +61,28 @@ func offers(f jobs.File, wanted jobs.Encoding) bool {
 	return true
 }
 
-// sizeAs is the size of a segment in an encoding that it can be streamed in.
+// sizeAs is what a segment adds to the size of a file in an encoding that it
+// can be streamed in.
 func sizeAs(s jobs.Segment, wanted jobs.Encoding) int64 {
-	if s.Encoding == wanted {
+	switch {
+	case wanted == jobs.EncodingGzip:
+		_, length := s.Blocks()
+		return max(length, 0)
+	case s.Encoding == wanted:
 		return s.StoredSize
 	}
 	return s.Size
+}
+
+// fileSizeAs is the size of a whole file.
+func fileSizeAs(f jobs.File, wanted jobs.Encoding) (n int64) {
+	if wanted == jobs.EncodingGzip {
+		n = jobs.GzipOverhead
+	}
+	for _, s := range f.Segments {
+		n += sizeAs(s, wanted)
+	}
+	return n
 }
 
 // A fileReader reads segment after segment. It is used by one goroutine.
@@ -66,7 +91,9 @@ type fileReader struct {
 	store  storage.Store
 	rest   []jobs.Segment // the first is the current one
 	wanted jobs.Encoding
-	skip   int64 // bytes of the first segment that are not wanted
+	skip   int64  // bytes of the first segment that are not wanted
+	head   []byte // what comes before the segments, and
+	tail   []byte // after them: the frame of a gzip member
 
 	object  io.ReadCloser // of the current segment; nil if none is open
 	current io.Reader     // object, or what inflates it
@@ -86,9 +113,18 @@ func (r *fileReader) Read(p []byte) (int, error) {
 }
 
 func (r *fileReader) read(p []byte) (int, error) {
+	if len(r.head) > 0 {
+		n := copy(p, r.head)
+		r.head = r.head[n:]
+		return n, nil
+	}
 	for r.left == 0 {
 		if len(r.rest) == 0 {
-			return 0, io.EOF
+			n := copy(p, r.tail)
+			if r.tail = r.tail[n:]; n == 0 {
+				return 0, io.EOF
+			}
+			return n, nil
 		}
 		if err := r.open(); err != nil {
 			return 0, err
@@ -113,7 +149,10 @@ func (r *fileReader) read(p []byte) (int, error) {
 func (r *fileReader) open() error {
 	segment := r.rest[0]
 	offset := r.skip
-	if segment.Encoding != r.wanted {
+	if r.wanted == jobs.EncodingGzip {
+		before, _ := segment.Blocks()
+		offset += before
+	} else if segment.Encoding != r.wanted {
 		offset = 0
 	}
 	object, err := r.store.Open(r.ctx, segment.Key, offset, -1)
@@ -155,6 +194,11 @@ func (r *fileReader) inflate(segment jobs.Segment) error {
 
 // end checks that the current segment is at its end, and closes it.
 func (r *fileReader) end() error {
+	if r.wanted == jobs.EncodingGzip {
+		if err := r.endOfBlocks(); err != nil {
+			return err
+		}
+	}
 	var beyond [1]byte
 	n, err := io.ReadFull(r.current, beyond[:])
 	if n > 0 {
@@ -165,6 +209,20 @@ func (r *fileReader) end() error {
 	}
 	r.rest = r.rest[1:]
 	return r.Close()
+}
+
+// endOfBlocks checks that the frame of a gzip segment ends as recorded.
+func (r *fileReader) endOfBlocks() error {
+	segment := r.rest[0]
+	want := jobs.GzipTrailer(segment.CRC32, segment.Size)
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r.current, got); err != nil {
+		return damaged(segment, err)
+	}
+	if !bytes.Equal(got, want) {
+		return damaged(segment, errors.New("its checksum is not the one recorded"))
+	}
+	return nil
 }
 
 // Close releases what is open. Closing twice does nothing.

@@ -23,7 +23,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/flate"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/auth"
@@ -325,23 +325,26 @@ func (w *world) finished(t testing.TB, target string, files ...jobs.File) (jobs.
 func (w *world) segment(t testing.TB, key string, encoding jobs.Encoding, lines ...string) jobs.Segment {
 	t.Helper()
 	plain := []byte(strings.Join(lines, "\n") + "\n")
-	stored := plain
+	stored, crc := plain, uint32(0)
 	if encoding == jobs.EncodingGzip {
 		var b bytes.Buffer
-		z := gzip.NewWriter(&b)
+		z, err := jobs.NewGzipWriter(&b, flate.BestSpeed)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := z.Write(plain); err != nil {
 			t.Fatal(err)
 		}
 		if err := z.Close(); err != nil {
 			t.Fatal(err)
 		}
-		stored = b.Bytes()
+		stored, crc = b.Bytes(), z.CRC32()
 	}
 	w.put(t, key, stored)
 	sum := sha256.Sum256(stored)
 	return jobs.Segment{
 		Key: key, Kind: jobs.KindOutput, Type: "Patient", Encoding: encoding, Count: int64(len(lines)),
-		Size: int64(len(plain)), StoredSize: int64(len(stored)), SHA256: hex.EncodeToString(sum[:]),
+		Size: int64(len(plain)), StoredSize: int64(len(stored)), SHA256: hex.EncodeToString(sum[:]), CRC32: crc,
 	}
 }
 

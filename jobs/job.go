@@ -258,7 +258,7 @@ type Encoding string
 
 // The encodings of segments. All segments of a job have the same.
 const (
-	EncodingGzip     Encoding = "gzip"     // one or more gzip members
+	EncodingGzip     Encoding = "gzip"     // one gzip member, as GzipWriter writes it
 	EncodingIdentity Encoding = "identity" // plain NDJSON
 )
 
@@ -272,6 +272,8 @@ type Segment struct {
 	Size       int64    `json:"size"`       // bytes, uncompressed
 	StoredSize int64    `json:"storedSize"` // bytes as stored
 	SHA256     string   `json:"sha256"`     // of the stored bytes, lower-case hex
+	// CRC32 is that of the uncompressed bytes, at EncodingGzip only.
+	CRC32 uint32 `json:"crc32,omitempty"`
 }
 
 // KeyPrefix is the prefix of every storage key of a job, ending in a slash.

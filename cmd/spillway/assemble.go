@@ -40,9 +40,13 @@ func fileName(f jobs.File) string {
 	return f.Name
 }
 
+// storedSize is the size of a file in the directory.
 func storedSize(f jobs.File) (n int64) {
 	for _, s := range f.Segments {
 		n += s.StoredSize
+	}
+	if extra := int64(len(f.Segments)) - 1; extra > 0 && f.Segments[0].Encoding == jobs.EncodingGzip {
+		n -= extra * jobs.GzipOverhead // one frame is left
 	}
 	return n
 }
@@ -82,10 +86,16 @@ func (w workdir) place(s jobs.Segment, place string) error {
 var errSegmentSize = errors.New("a segment has not the size that was recorded; remove the directory and export again")
 
 // join appends the segments of a file, and frees their space when it is whole.
-// gzip members in a row are one valid gzip file.
+// gzip segments become one gzip member.
 func (w workdir) join(ctx context.Context, f jobs.File, place string) error {
 	joined := filepath.Join(w.state(), "joining")
+	packed := f.Segments[0].Encoding == jobs.EncodingGzip
 	if err := writeWhole(joined, func(out *os.File) error {
+		if packed {
+			if _, err := out.Write(jobs.GzipHeader()); err != nil {
+				return err
+			}
+		}
 		for _, s := range f.Segments {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
@@ -93,6 +103,10 @@ func (w workdir) join(ctx context.Context, f jobs.File, place string) error {
 			if err := w.appendSegment(out, s); err != nil {
 				return err
 			}
+		}
+		if packed {
+			_, err := out.Write(f.Trailer())
+			return err
 		}
 		return nil
 	}); err != nil {
@@ -115,9 +129,21 @@ func (w workdir) appendSegment(out *os.File, s jobs.Segment) error {
 		return err
 	}
 	defer in.Close()
-	n, err := io.Copy(out, in) // between two files the kernel copies
-	if err == nil && n != s.StoredSize {
-		err = errSegmentSize
+	have, err := in.Stat()
+	if err != nil {
+		return err
 	}
+	if have.Size() != s.StoredSize {
+		return errSegmentSize
+	}
+	wanted := s.StoredSize
+	if s.Encoding == jobs.EncodingGzip {
+		offset, length := s.Blocks()
+		if _, err := in.Seek(offset, io.SeekStart); err != nil {
+			return err
+		}
+		wanted = length
+	}
+	_, err = io.CopyN(out, in, wanted) // between two files the kernel copies
 	return err
 }

@@ -8,7 +8,7 @@ import (
 	"hash"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/flate"
 
 	"spillway/jobs"
 	"spillway/storage"
@@ -29,8 +29,8 @@ type segments struct {
 	open    jobs.Segment // being written; Count is 0 when none is
 	object  storage.Writer
 	stored  *hashingWriter
-	packer  *gzip.Writer // nil for identity
-	current io.Writer    // packer or stored
+	packer  *jobs.GzipWriter // nil for identity
+	current io.Writer        // packer or stored
 }
 
 // hashingWriter counts and hashes the bytes on their way to storage.
@@ -88,7 +88,7 @@ func (s *segments) begin(ctx context.Context) error {
 	s.current = s.stored
 	if a.c.Encoding == jobs.EncodingGzip {
 		if s.packer == nil {
-			s.packer, err = gzip.NewWriterLevel(s.stored, gzipLevel(s.typ))
+			s.packer, err = jobs.NewGzipWriter(s.stored, gzipLevel(s.typ))
 			if err != nil {
 				return err
 			}
@@ -105,9 +105,9 @@ func (s *segments) begin(ctx context.Context) error {
 func gzipLevel(typ string) int {
 	switch typ {
 	case "Binary", "DocumentReference", "Media":
-		return gzip.HuffmanOnly
+		return flate.HuffmanOnly
 	}
-	return gzip.BestSpeed
+	return flate.BestSpeed
 }
 
 // end closes the open segment and makes it visible.
@@ -116,6 +116,7 @@ func (s *segments) end(ctx context.Context) error {
 		if err := s.packer.Close(); err != nil {
 			return fmt.Errorf("export: closing a segment: %w", err)
 		}
+		s.open.CRC32 = s.packer.CRC32()
 	}
 	if err := s.object.Commit(ctx); err != nil {
 		return fmt.Errorf("export: committing a segment: %w", err)

@@ -4,12 +4,10 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -50,8 +48,7 @@ func (b *brake) allow(n int) {
 
 // hold is a proxy's change. Probes and empty pages pass: the plan may end.
 func (b *brake) hold(a asked, got *answer) {
-	size, err := strconv.Atoi(a.query.Get("_count"))
-	if err != nil || size <= probeSize || a.kind != kindSearch || !a.query.Has("_lastUpdated") || !bytes.Contains(got.body, []byte(`"entry"`)) {
+	if a.size() <= probeSize || a.kind != kindSearch || !a.query.Has("_lastUpdated") || !bytes.Contains(got.body, []byte(`"entry"`)) {
 		return
 	}
 	for {
@@ -92,8 +89,21 @@ func (b *brake) mustNotRepeat(t *testing.T) {
 	}
 }
 
-// moment is a random time to live.
-func moment() time.Duration { return time.Duration(500+rand.IntN(3000)) * time.Millisecond }
+// moment is a random time to live once a process is at work.
+func moment() time.Duration { return time.Duration(300+rand.IntN(4000)) * time.Millisecond }
+
+// atWorkAgain waits until a process does more than learn about the upstream.
+func atWorkAgain(t *testing.T, p *proxy, before int) {
+	t.Helper()
+	waitFor(t, "the export to go on", func() bool {
+		for _, a := range p.requests()[before:] {
+			if a.kind == kindCount && a.query.Has("_lastUpdated") || a.kind == kindSearch && a.size() > probeSize {
+				return true
+			}
+		}
+		return false
+	})
+}
 
 // manyWindows cuts the export into a hundred units and more.
 func manyWindows(held world) int { return max(held.len()/100, 5) }
@@ -107,9 +117,12 @@ func TestServeSurvivesKills(t *testing.T) {
 	b.allow(allowance)
 	g := serve(t, s)
 	status := g.kickOff(t, "/$export", nil)
+	before := 0
 	for range kills {
+		atWorkAgain(t, p, before)
 		time.Sleep(moment()) // a random moment to be killed at, nothing is waited for
 		g.kill()
+		before = len(p.requests())
 		b.allow(allowance)
 		g.start(t, "/healthz") // while the brake holds its requests it may learn nothing
 		ask(t, http.MethodGet, status, "").mustBe(t, http.StatusAccepted)
@@ -132,13 +145,18 @@ func TestExportCommandSurvivesKills(t *testing.T) {
 	args := []string{"export", "--config", s.file(t), "--out", dir, "--quiet"}
 	for range kills {
 		b.allow(allowance)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second+moment())
-		cmd := command(ctx, args...)
+		before := len(p.requests())
 		var stderr strings.Builder
+		cmd := command(t.Context(), args...)
 		cmd.Stderr = &stderr
-		err := cmd.Run() // killed when the context ends
-		cancel()
-		if err == nil || cmd.ProcessState.Exited() {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		atWorkAgain(t, p, before)
+		time.Sleep(moment())   // as above
+		_ = cmd.Process.Kill() // it may have ended by itself
+		err := cmd.Wait()
+		if cmd.ProcessState.Exited() {
 			t.Fatalf("the export ended by itself, before it was killed: %v\n%s", err, &stderr)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err == nil {

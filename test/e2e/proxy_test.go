@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,12 @@ type answer struct {
 	header http.Header
 	body   []byte // not compressed
 	cut    int    // the connection breaks after so many bytes of the body; negative: it does not
+}
+
+// size returns the page size that was asked for, 0 if none was.
+func (a asked) size() int {
+	n, _ := strconv.Atoi(a.query.Get("_count")) // 0 if there is none
+	return n
 }
 
 // proxy stands between spillway and HAPI and spoils answers.
