@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -40,9 +39,6 @@ type Config struct {
 	MaxConcurrency int
 	// PageSize is the _count that searches ask for. Zero means 1000.
 	PageSize int
-	// Settle is how long a committed resource may stay invisible to searches.
-	// The client only keeps it for its callers.
-	Settle time.Duration
 	// MaxOutage is how long an upstream that answers nothing is waited for, once
 	// it has answered at all. Zero means 5m.
 	MaxOutage time.Duration
@@ -133,9 +129,6 @@ func New(c Config) (*Client, error) {
 // they end by themselves after 25 seconds.
 func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
 
-// Settle returns Config.Settle.
-func (c *Client) Settle() time.Duration { return c.cfg.Settle }
-
 // Capabilities returns the upstream's capability statement, at most 10 minutes
 // old. Concurrent callers share one request. The result is not to be changed.
 func (c *Client) Capabilities(ctx context.Context) (*fhir.Capabilities, error) {
@@ -177,12 +170,8 @@ func (c *Client) Read(ctx context.Context, typ, id string) ([]byte, error) {
 	}
 	var resource []byte
 	err := c.do(ctx, r, func(re *reply) error {
-		re.body.limit = c.cfg.ResourceBytes
-		b, err := io.ReadAll(re.body)
-		if err != nil {
-			return err
-		}
-		h, err := fhir.ReadHeader(b)
+		re.body.limit = c.cfg.ResourceBytes // there is nothing around the resource
+		b, h, err := fhir.ReadResource(re.body, c.limits())
 		if err != nil {
 			return err
 		}
@@ -206,6 +195,11 @@ func (c *Client) Read(ctx context.Context, typ, id string) ([]byte, error) {
 		return nil, err
 	}
 	return resource, nil
+}
+
+// limits are those of every body that is read.
+func (c *Client) limits() fhir.ScanLimits {
+	return fhir.ScanLimits{ResourceBytes: c.cfg.ResourceBytes, PageBytes: c.cfg.PageBytes}
 }
 
 // typeName reports whether s looks like a resource type, so that it may stand

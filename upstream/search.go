@@ -114,11 +114,10 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 // scan performs r and reads the Bundle that comes. last is the reply, its body
 // spent.
 func (c *Client) scan(ctx context.Context, r *request, visit func(*fhir.Entry) error) (page fhir.Page, last *reply, err error) {
-	limits := fhir.ScanLimits{ResourceBytes: c.cfg.ResourceBytes, PageBytes: c.cfg.PageBytes}
 	err = c.do(ctx, r, func(re *reply) error {
 		var own error // of the visitor
 		var err error
-		page, err = fhir.ScanBundle(re.body, limits, func(e *fhir.Entry) error {
+		page, err = fhir.ScanBundle(re.body, c.limits(), func(e *fhir.Entry) error {
 			own = visit(e)
 			return own
 		})

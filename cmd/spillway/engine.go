@@ -32,7 +32,7 @@ func newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer
 	u := c.Upstream
 	return upstream.New(upstream.Config{
 		URL: u.URL, Aliases: u.Aliases, Header: u.Header, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
-		PageSize: u.PageSize, Settle: u.Settle, MaxOutage: u.MaxOutage, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
+		PageSize: u.PageSize, MaxOutage: u.MaxOutage, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
 		Version: buildVersion(), Registerer: metrics, Logger: log,
 	})
 }

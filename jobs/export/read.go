@@ -99,19 +99,23 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			return err
 		}
 		if counted < 0 {
-			return r.unproven(w, read)
+			r.unproven(read)
+			return nil
 		}
 		if read == counted {
-			return r.proven(counted, read)
+			r.proven(counted, read)
+			return nil
 		}
 		if counted, err = r.count(ctx, w); err != nil {
 			return err
 		}
 		if counted == read || counted == read-r.late {
-			return r.proven(read, read)
+			r.proven(read, read)
+			return nil
 		}
 		if counted < 0 {
-			return r.unproven(w, read)
+			r.unproven(read)
+			return nil
 		}
 	}
 	if barren++; r.seen.len() > before {
@@ -129,6 +133,7 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 // proveHalves proves the two halves of a window, each by its own count.
 func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth, barren int) error {
 	var sum int64
+	already := r.summary.Read
 	halves := halve(w, depth)
 	for i := range halves {
 		n, err := r.count(ctx, halves[i])
@@ -148,6 +153,19 @@ func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth, barren in
 			return err
 		}
 	}
+	// Each half may be proven by a count of its own that is too low.
+	if read := r.summary.Read - already; r.summary.Proven && read < w.Counted {
+		now, err := r.count(ctx, w)
+		if err != nil {
+			return err
+		}
+		if now > read {
+			r.summary.Proven = false
+			r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
+				"%s: the upstream counts %d in a window, but its two halves hold only %d by its own counts; %d may be missing from this export.",
+				r.spec.Type, now, read, now-read)
+		}
+	}
 	return nil
 }
 
@@ -163,17 +181,14 @@ func halve(w windowSpec, depth int) [2]windowSpec {
 	return [2]windowSpec{{From: w.From, To: middle}, {From: middle, To: w.To}}
 }
 
-func (r *reader) proven(counted, read int64) error {
-	r.summary.Counted += counted
-	r.summary.Read += read
+func (r *reader) proven(counted, read int64) {
+	r.summary.add(counted, read)
 	r.metrics.windows.WithLabelValues("proven").Inc()
-	return nil
 }
 
 // differs records a difference that stays.
 func (r *reader) differs(counted, read int64) {
-	r.summary.Counted += counted
-	r.summary.Read += read
+	r.summary.add(counted, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("differs").Inc()
 	if read < counted {
@@ -188,15 +203,13 @@ func (r *reader) differs(counted, read int64) {
 }
 
 // unproven records a window that no count can prove.
-func (r *reader) unproven(_ windowSpec, read int64) error {
-	r.summary.Counted = -1
-	r.summary.Read += read
+func (r *reader) unproven(read int64) {
+	r.summary.add(-1, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("uncounted").Inc()
 	r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
 		"%s: the upstream gives no usable counts, so it could not be proven that this export is complete. What its pages held is here.%s",
 		r.spec.Type, r.trouble)
-	return nil
 }
 
 // readOnce reads all alternatives of a window and returns the number of

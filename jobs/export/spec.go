@@ -119,6 +119,16 @@ type readSummary struct {
 	Proven   bool   `json:"proven"`
 }
 
+// add counts one more window. counted is -1 if no count could prove it; then
+// there is none for the whole either.
+func (s *readSummary) add(counted, read int64) {
+	if s.Read += read; counted < 0 || s.Counted < 0 {
+		s.Counted = -1
+		return
+	}
+	s.Counted += counted
+}
+
 // encode returns v as JSON. It is for our own types, which always encode.
 func encode(v any) json.RawMessage {
 	b, err := json.Marshal(v)
