@@ -251,6 +251,9 @@ type File struct {
 	Count    int64     `json:"count"` // lines
 	Size     int64     `json:"size"`  // bytes, uncompressed
 	Segments []Segment `json:"segments"`
+	// Composed is the storage key of one object that holds the whole file, for
+	// clients that fetch it without the gateway. Empty: there is none.
+	Composed string `json:"composed,omitempty"`
 }
 
 // Encoding says how the bytes of a segment are stored.

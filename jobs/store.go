@@ -35,9 +35,13 @@ type Limits struct {
 	// LeaseTTL is how long a worker may be silent before its unit is given to
 	// another. Workers renew every quarter of it. Zero means 20s.
 	LeaseTTL time.Duration
-	// MaxActive is how many exports may run at once; more wait, oldest first.
-	// Zero means 4.
+	// MaxActive is how many exports are worked on at once; more wait. Zero
+	// means 4.
 	MaxActive int
+	// MaxActivePerOwner is how many exports of one owner are worked on at
+	// once. Zero means that only MaxActive limits them. It does not bind jobs
+	// without an owner, which may be anybody's.
+	MaxActivePerOwner int
 	// Retention is how long an ended job and its files are kept. Zero means 24h.
 	Retention time.Duration
 }
@@ -76,11 +80,20 @@ type Store interface {
 	// or ErrNotFound. Units of a removed job are gone.
 	Done(ctx context.Context, id ID) ([]Done, error)
 
-	// Claim leases one unit to a worker, and returns it with its job. Fair
-	// over the running jobs: the job with the fewest leased units comes first,
-	// among equals the one served longest ago. Within a job: lowest stage
-	// (no later stage while an earlier one is unfinished), then heaviest, then
-	// oldest. Units before their NotBefore, and jobs beyond Limits.MaxActive,
+	// Claim leases one unit to a worker, and returns it with its job.
+	//
+	// Only active jobs are served. Of the jobs that have not ended, each owner's
+	// are put in a row: running before queued, then oldest first. Active are the
+	// first Limits.MaxActive of all these rows taken side by side: the first of
+	// every owner, then the second of every owner, and so on; at one place
+	// running before queued, then oldest first. Those beyond
+	// MaxActivePerOwner in their row are never active. So one owner's many exports
+	// cannot shut out another's: a running job may pause until it is active again.
+	//
+	// Fair over the active jobs: that of the owner with the fewest leased units
+	// comes first, then the job with the fewest, then the one served longest
+	// ago. Within a job: lowest stage (no later stage while an earlier one is
+	// unfinished), then heaviest, then oldest. Units before their NotBefore
 	// wait. A unit whose lease expired is claimable again, with Tries one
 	// higher; when that reaches MaxTries its job fails instead. The first
 	// claim of a job makes it Running. ErrNoWork if nothing can be claimed.
@@ -130,11 +143,30 @@ type Store interface {
 	// the bytes. Removing what is not there is no error.
 	Remove(ctx context.Context, id ID) error
 
+	// Load returns the shared value of this name. One that was never stored,
+	// or has run out, has Version 0 and no Bytes.
+	Load(ctx context.Context, name string) (Shared, error)
+
+	// Swap stores a shared value for ttl if its version is still the one given
+	// (0: there is none), with a greater version, and reports whether it did.
+	// Either way it returns the value that there is now. It is how processes
+	// that share a store agree on small things: who may send how much to the
+	// upstream, which token has been seen. name has 1 to 200 characters of
+	// [A-Za-z0-9._:-]; Bytes at most 64 KiB; ttl at least a millisecond.
+	Swap(ctx context.Context, name string, version int64, bytes []byte, ttl time.Duration) (now Shared, swapped bool, err error)
+
 	// Ping reports whether the store answers, for readiness.
 	Ping(ctx context.Context) error
 
 	// Close releases what the store holds. No other method may be running.
 	Close() error
+}
+
+// Shared is a small value that all processes of one store see.
+type Shared struct {
+	Bytes   []byte
+	Version int64     // 0: there is no value; never used twice for one name while it lasts
+	Now     time.Time // the store's clock when it answered
 }
 
 // A Failure says why an attempt did not succeed.

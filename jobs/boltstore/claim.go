@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"slices"
 	"time"
@@ -181,11 +180,12 @@ func (s *Store) recoverLeases(tx *bbolt.Tx) error {
 	return nil
 }
 
-// A candidate is a job that has a claimable unit.
+// A candidate is an active job that has a claimable unit.
 type candidate struct {
 	job
 	state  *state
-	leased int    // units
+	owned  int    // leased units of all jobs of its owner
+	leased int    // leased units of its own
 	served uint64 // 0: never
 	ready  []byte // key of the unit in bucketReady
 }
@@ -194,53 +194,44 @@ type candidate struct {
 // that may change. It moves delayed units that are due to the ready ones and
 // reports whether it did.
 func (s *Store) choose(tx *bbolt.Tx, now time.Time) (best *candidate, promoted bool, err error) {
-	var wake time.Time // earliest time at which more may be claimable
-	consider := func(j job, st *state, served uint64) (claimable bool, err error) {
-		c := &candidate{job: j, state: st, served: served}
-		moved, due, err := c.look(now)
+	places, err := s.ranked(tx)
+	if err != nil {
+		return nil, false, err
+	}
+	var (
+		candidates []*candidate
+		wake       time.Time // earliest time at which more may be claimable
+		owned      = map[string]int{}
+		owners     = map[jobs.ID]string{}
+	)
+	for _, p := range places {
+		j, st, err := known(tx, p.id)
 		if err != nil {
-			return false, err
+			return nil, promoted, err
+		}
+		c := &candidate{job: j, state: st, served: served(tx, p.id)}
+		stage := c.countLeased()
+		owned[p.owner] += c.leased
+		owners[p.id] = p.owner
+		if !p.active {
+			continue
+		}
+		moved, due, err := c.look(stage, now)
+		if err != nil {
+			return nil, promoted, err
 		}
 		promoted = promoted || moved
 		if !due.IsZero() && (wake.IsZero() || due.Before(wake)) {
 			wake = due
 		}
-		if c.ready != nil && (best == nil || c.before(best)) {
+		if c.ready != nil {
+			candidates = append(candidates, c)
+		}
+	}
+	for _, c := range candidates {
+		c.owned = owned[owners[c.id]]
+		if best == nil || c.before(best) {
 			best = c
-		}
-		return c.ready != nil, nil
-	}
-
-	active := 0
-	cursor := bucketRunning.in(tx).Cursor()
-	for id, v := cursor.First(); id != nil; id, v = cursor.Next() {
-		j, st, err := known(tx, jobs.ID(id))
-		if err != nil {
-			return nil, promoted, err
-		}
-		if st.newer() {
-			continue
-		}
-		active++
-		if _, err := consider(j, st, binary.BigEndian.Uint64(v)); err != nil {
-			return nil, promoted, err
-		}
-	}
-	cursor = bucketQueued.in(tx).Cursor()
-	for k, _ := cursor.First(); k != nil && active < s.limits.MaxActive; k, _ = cursor.Next() {
-		j, st, err := known(tx, jobs.ID(k[8:]))
-		if err != nil {
-			return nil, promoted, err
-		}
-		if st.newer() {
-			continue
-		}
-		claimable, err := consider(j, st, 0)
-		if err != nil {
-			return nil, promoted, err
-		}
-		if claimable { // it would take a place; one whose unit is delayed does not yet
-			active++
 		}
 	}
 	if best == nil {
@@ -260,6 +251,9 @@ func known(tx *bbolt.Tx, id jobs.ID) (job, *state, error) {
 
 // before says which of two jobs is served first.
 func (c *candidate) before(d *candidate) bool {
+	if c.owned != d.owned {
+		return c.owned < d.owned
+	}
 	if c.leased != d.leased {
 		return c.leased < d.leased
 	}
@@ -269,17 +263,23 @@ func (c *candidate) before(d *candidate) bool {
 	return c.state.CreatedAt.Before(d.state.CreatedAt)
 }
 
-// look finds the first claimable unit of a job (c.ready, nil if none), counts
-// its leases, and says when a delayed unit of the same stage is due. It reads
-// a few keys only, however many units there are.
-func (c *candidate) look(now time.Time) (moved bool, due time.Time, err error) {
-	stage := byte(255) // the lowest that has an unfinished unit
+// countLeased counts the leased units of a job, and returns the lowest of their
+// stages: 255 if there is none.
+func (c *candidate) countLeased() (stage byte) {
+	stage = 255
 	leased := bucketLeased.in(c.b).Cursor()
 	for k, v := leased.First(); k != nil; k, v = leased.Next() {
 		c.leased++
 		_, s := readLeased(v)
 		stage = min(stage, s)
 	}
+	return stage
+}
+
+// look finds the first claimable unit of a job (c.ready, nil if none), whose
+// leased units are of this stage or later, and says when a delayed unit of the
+// same stage is due. It reads a few keys only, however many units there are.
+func (c *candidate) look(stage byte, now time.Time) (moved bool, due time.Time, err error) {
 	ready, delayed := bucketReady.in(c.b), bucketDelayed.in(c.b)
 	first, _ := ready.Cursor().First()
 	if first != nil {
@@ -329,11 +329,12 @@ func (s *Store) lease(tx *bbolt.Tx, c *candidate, worker string, now time.Time) 
 			return nil, nil, err
 		}
 		c.state.State, c.state.StartedAt = jobs.Running, now.UTC()
+		s.placed = false
 		if err := c.putState(c.state); err != nil {
 			return nil, nil, err
 		}
 	}
-	turn, err := served(tx)
+	turn, err := nextTurn(tx)
 	if err != nil {
 		return nil, nil, err
 	}

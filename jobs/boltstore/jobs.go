@@ -31,6 +31,7 @@ func (s *Store) Create(ctx context.Context, j *jobs.Job, first jobs.Unit) error 
 				refused = jobs.ErrExists
 				return false, nil
 			}
+			s.placed = false
 			return true, create(tx, j, first, s.now())
 		},
 		then: s.changedNow,
@@ -168,6 +169,7 @@ func (s *Store) Cancel(ctx context.Context, id jobs.ID) error {
 // end gives a job a final state. What only its unfinished units needed goes.
 // The caller calls void once the transaction is on disk.
 func (s *Store) end(tx *bbolt.Tx, j job, st *state, final jobs.State) error {
+	s.placed = false
 	if err := leaveIndex(tx, j.id, st); err != nil {
 		return err
 	}
@@ -254,6 +256,7 @@ func (s *Store) Remove(ctx context.Context, id jobs.ID) error {
 				refused = errNewer
 				return false, nil
 			}
+			s.placed = false
 			if err := leaveIndex(tx, id, st); err != nil {
 				return false, err
 			}
@@ -267,8 +270,8 @@ func (s *Store) Remove(ctx context.Context, id jobs.ID) error {
 	return cmp.Or(err, refused)
 }
 
-// served returns the next value of the counter that orders jobs by their last claim.
-func served(tx *bbolt.Tx) ([]byte, error) {
+// nextTurn returns the next value of the counter that orders jobs by their last claim.
+func nextTurn(tx *bbolt.Tx) ([]byte, error) {
 	n, err := bucketRunning.in(tx).NextSequence()
 	return binary.BigEndian.AppendUint64(nil, n), err
 }

@@ -23,6 +23,8 @@ const (
 	bucketQueued  name = "queued"
 	bucketRunning name = "running"
 	bucketEnded   name = "ended"
+	bucketShared  name = "shared"
+	bucketPassing name = "passing"
 
 	keyFormat name = "format"
 

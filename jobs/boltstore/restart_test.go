@@ -332,3 +332,51 @@ func workOff(t *testing.T, s *boltstore.Store, id jobs.ID, told map[string]int64
 		}
 	}
 }
+
+// TestRestartKeepsSharedValues is what a guard against replayed tokens needs.
+func TestRestartKeepsSharedValues(t *testing.T) {
+	path, c := filepath.Join(t.TempDir(), "jobs.db"), newClock()
+	s := open(t, path, jobs.Limits{}, c)
+	before, swapped, err := s.Swap(t.Context(), "token", 0, []byte("seen"), time.Minute)
+	if err != nil || !swapped {
+		t.Fatalf("Swap = %t, %v", swapped, err)
+	}
+	s = restart(t, s, path, c)
+	if v, err := s.Load(t.Context(), "token"); err != nil || v.Version != before.Version || string(v.Bytes) != "seen" {
+		t.Errorf("after a restart Load = %+v, %v; want what was stored", v, err)
+	}
+	if _, swapped, err := s.Swap(t.Context(), "token", 0, nil, time.Minute); err != nil || swapped {
+		t.Errorf("after a restart Swap = %t, %v; want it refused", swapped, err)
+	}
+	c.Advance(time.Minute)
+	s = restart(t, s, path, c)
+	after, swapped, err := s.Swap(t.Context(), "token", 0, []byte("again"), time.Minute)
+	if err != nil || !swapped || after.Version <= before.Version {
+		t.Errorf("after it has run out Swap = %+v, %t, %v; want it stored under a greater version", after, swapped, err)
+	}
+}
+
+// TestOpensOlderFile opens a file as it was before there were shared values.
+func TestOpensOlderFile(t *testing.T) {
+	path, c := filepath.Join(t.TempDir(), "jobs.db"), newClock()
+	s := open(t, path, jobs.Limits{}, c)
+	j := plan(t, s, c, 1)
+	_ = s.Close()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.DeleteBucket([]byte("shared")), tx.DeleteBucket([]byte("passing")))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path, jobs.Limits{}, c)
+	if l := claim(t, s); l.Job != j.ID {
+		t.Error("the job of an older file is not handed out")
+	}
+	if _, swapped, err := s.Swap(t.Context(), "name", 0, []byte("x"), time.Minute); err != nil || !swapped {
+		t.Errorf("Swap = %t, %v", swapped, err)
+	}
+}

@@ -4,7 +4,9 @@
 //	update    one write transaction for all callers that wait for one
 //	Claim     reap expired leases -> choose a job -> its first ready unit
 //	holdings  who may write and until when, in memory
+//	ranked    which jobs are active, kept until one is created, started or ended
 //	Idle      wakes up when a Claim may succeed again
+//	Swap      small values that processes share; here they only outlive a restart
 //
 // # The file
 //
@@ -14,6 +16,8 @@
 //	queued   created, job -> nothing       jobs waiting for their first claim
 //	running  job -> served                 a counter that orders the jobs by their last claim
 //	ended    expires, job -> nothing       jobs to be removed, by the time from which they may be
+//	shared   name -> version, expires, bytes   shared values; files of old have no such bucket until they are opened
+//	passing  expires, name -> nothing      the same by the time from which they are forgotten
 //	jobs     job -> bucket:
 //	    "job"        the jobs.Job as it was created, never written again
 //	    "state"      what changes of it: state, times, progress
@@ -68,7 +72,9 @@ type Store struct {
 
 	queueMu sync.Mutex
 	queue   []*change  // waiting for the next write transaction
-	writeMu sync.Mutex // held while one is under way
+	writeMu sync.Mutex // held while one is under way; guards the next two
+	placed  bool       // places are known
+	places  []place    // of the jobs that have not ended
 
 	mu       sync.Mutex // guards what follows; never held during disk access
 	holdings map[holder]*holding
@@ -146,7 +152,7 @@ func syncFolder(path string) error {
 }
 
 func prepare(tx *bbolt.Tx) error {
-	for _, name := range []name{bucketMeta, bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
+	for _, name := range []name{bucketMeta, bucketJobs, bucketQueued, bucketRunning, bucketEnded, bucketShared, bucketPassing} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}
@@ -241,7 +247,11 @@ func (s *Store) commit(group ...*change) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit
+	kept := false
+	defer func() {
+		_ = tx.Rollback()           // does nothing after Commit
+		s.placed = s.placed && kept // else they may be those of what was rolled back
+	}()
 	wrote := false
 	for _, c := range group {
 		if c.wrote, err = c.do(tx); err != nil {
@@ -249,11 +259,11 @@ func (s *Store) commit(group ...*change) error {
 		}
 		wrote = wrote || c.wrote
 	}
-	if !wrote {
-		return nil
+	if wrote {
+		if err := tx.Commit(); err != nil {
+			return unavailable(err)
+		}
 	}
-	if err := tx.Commit(); err != nil {
-		return unavailable(err)
-	}
+	kept = true
 	return nil
 }

@@ -120,7 +120,7 @@ func TestInvariants(t *testing.T) {
 
 // empty makes the file as good as new.
 func (m *machine) empty() {
-	m.holdings = map[holder]*holding{}
+	m.holdings, m.placed = map[holder]*holding{}, false
 	err := m.db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range []name{bucketJobs, bucketQueued, bucketRunning, bucketEnded} {
 			if err := tx.DeleteBucket([]byte(name)); err != nil {

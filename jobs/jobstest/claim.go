@@ -10,24 +10,24 @@ import (
 )
 
 var claimTests = []test{
-	{"NothingThere", func(f *fixture) { f.noWork("the store is empty") }},
-	{"FirstClaimRuns", testFirstClaimRuns},
-	{"LeaseSaysItAll", testLeaseSaysItAll},
-	{"OneHolderAtATime", func(f *fixture) {
+	{name: "NothingThere", run: func(f *fixture) { f.noWork("the store is empty") }},
+	{name: "FirstClaimRuns", run: testFirstClaimRuns},
+	{name: "LeaseSaysItAll", run: testLeaseSaysItAll},
+	{name: "OneHolderAtATime", run: func(f *fixture) {
 		f.create()
 		f.claimUnit("plan")
 		f.noWork("the only unit is leased")
 	}},
-	{"HeaviestThenOldest", testHeaviestThenOldest},
-	{"StagesNeverOverlap", testStagesNeverOverlap},
-	{"StageOfAddedUnits", testStageOfAddedUnits},
-	{"NotBeforeOfFirstUnit", testNotBeforeOfFirstUnit},
-	{"NotBeforeOfNextUnits", testNotBeforeOfNextUnits},
-	{"DelayedUnitHoldsLaterStages", testDelayedHoldsLaterStages},
-	{"FewestLeasedFirst", testFewestLeasedFirst},
-	{"ServedLongestAgoFirst", testServedLongestAgoFirst},
-	{"SmallExportOvertakesLarge", testSmallOvertakesLarge},
-	{"MaxActive", testMaxActive},
+	{name: "HeaviestThenOldest", run: testHeaviestThenOldest},
+	{name: "StagesNeverOverlap", run: testStagesNeverOverlap},
+	{name: "StageOfAddedUnits", run: testStageOfAddedUnits},
+	{name: "NotBeforeOfFirstUnit", run: testNotBeforeOfFirstUnit},
+	{name: "NotBeforeOfNextUnits", run: testNotBeforeOfNextUnits},
+	{name: "DelayedUnitHoldsLaterStages", run: testDelayedHoldsLaterStages},
+	{name: "FewestLeasedFirst", run: testFewestLeasedFirst},
+	{name: "ServedLongestAgoFirst", run: testServedLongestAgoFirst},
+	{name: "SmallExportOvertakesLarge", run: testSmallOvertakesLarge},
+	{name: "MaxActive", run: testMaxActive},
 }
 
 func testFirstClaimRuns(f *fixture) {

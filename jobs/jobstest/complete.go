@@ -8,10 +8,10 @@ import (
 )
 
 var completeTests = []test{
-	{"Progress", testProgress},
-	{"FinishCompletes", testFinishCompletes},
-	{"TransactionTimeByPlanOnly", testTransactionTime},
-	{"RefusedResults", testRefusedResults},
+	{name: "Progress", run: testProgress},
+	{name: "FinishCompletes", run: testFinishCompletes},
+	{name: "TransactionTimeByPlanOnly", run: testTransactionTime},
+	{name: "RefusedResults", run: testRefusedResults},
 }
 
 func testProgress(f *fixture) {

@@ -12,13 +12,13 @@ import (
 )
 
 var idleTests = []test{
-	{"ReturnsWithinAboutASecond", func(f *fixture) {
+	{name: "ReturnsWithinAboutASecond", run: func(f *fixture) {
 		f.noWork("the store is empty")
 		ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second)
 		defer cancel()
 		f.ok(f.Idle(ctx), "Idle with nothing to do")
 	}},
-	{"EndsWithItsContext", func(f *fixture) {
+	{name: "EndsWithItsContext", run: func(f *fixture) {
 		f.noWork("the store is empty")
 		ctx, cancel := context.WithCancel(f.Context())
 		go cancel()
@@ -30,8 +30,8 @@ var idleTests = []test{
 			f.Errorf("Idle = %v, want context.Canceled", err)
 		}
 	}},
-	{"WakesUp", testIdleWakesUp},
-	{"MissesNothing", testIdleMissesNothing},
+	{name: "WakesUp", run: testIdleWakesUp},
+	{name: "MissesNothing", run: testIdleMissesNothing},
 }
 
 // testIdleWakesUp goes through changes that make work while somebody is in
@@ -102,10 +102,12 @@ func testIdleMissesNothing(f *fixture) {
 }
 
 var concurrentTests = []test{
-	{"EveryUnitOnce", testEveryUnitOnce},
-	{"OneClaimantEach", testOneClaimantEach},
-	{"CreateOnce", testCreateOnce},
-	{"RenewAndSaveAtOnce", testRenewAndSave},
+	{name: "EveryUnitOnce", run: testEveryUnitOnce},
+	{name: "OneClaimantEach", run: testOneClaimantEach},
+	{name: "CreateOnce", run: testCreateOnce},
+	{name: "TakeoverRace", run: testTakeoverRace},
+	{name: "CancelUnderLoad", run: testCancelUnderLoad},
+	{name: "RenewAndSaveAtOnce", run: testRenewAndSave},
 }
 
 // perJob is how many slices each job of a crowd has.
@@ -261,7 +263,7 @@ func (c *crowd) over() bool {
 }
 
 func testOneClaimantEach(f *fixture) {
-	const workers, units = 8, 40
+	const workers, units = 16, 80
 	f.planned(slices(units, 1)...)
 	var mu sync.Mutex
 	seen := map[string]int{}

@@ -12,12 +12,12 @@ import (
 func diffOf(want, got any) string { return cmp.Diff(want, got, equal()) }
 
 var cancelTests = []test{
-	{"Queued", func(f *fixture) {
+	{name: "Queued", run: func(f *fixture) {
 		j := f.create()
 		f.cancel(j)
 		f.noWork("the job is canceled")
 	}},
-	{"Running", func(f *fixture) {
+	{name: "Running", run: func(f *fixture) {
 		j := f.planned(slices(3, 1)...)
 		first, second := f.claim(), f.claim()
 		f.cancel(j)
@@ -30,14 +30,14 @@ var cancelTests = []test{
 			f.Errorf("%d units done, want the plan alone", len(d))
 		}
 	}},
-	{"Delayed", func(f *fixture) {
+	{name: "Delayed", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		f.ok(f.Fail(f.Context(), f.claim(), jobs.Failure{Reason: "no"}, time.Minute), "Fail")
 		f.cancel(j)
 		f.advance(time.Hour)
 		f.noWork("the job is canceled")
 	}},
-	{"Completed", func(f *fixture) {
+	{name: "Completed", run: func(f *fixture) {
 		j := f.planned()
 		f.finish(j)
 		ended := f.get(j.ID).EndedAt
@@ -47,18 +47,18 @@ var cancelTests = []test{
 			f.Errorf("EndedAt moved from %v to %v", ended, got)
 		}
 	}},
-	{"Failed", func(f *fixture) {
+	{name: "Failed", run: func(f *fixture) {
 		j := f.create()
 		f.ok(f.Fail(f.Context(), f.claim(), jobs.Failure{Reason: "no", Permanent: true}, 0), "Fail")
 		f.cancel(j)
 	}},
-	{"Unknown", func(f *fixture) {
+	{name: "Unknown", run: func(f *fixture) {
 		f.create()
 		if err := f.Cancel(f.Context(), jobs.NewID()); !errors.Is(err, jobs.ErrNotFound) {
 			f.Errorf("Cancel of an unknown job = %v, want ErrNotFound", err)
 		}
 	}},
-	{"OthersGoOn", func(f *fixture) {
+	{name: "OthersGoOn", run: func(f *fixture) {
 		j := f.planned(slices(2, 1)...)
 		l := f.claim()
 		f.cancel(f.create())
@@ -81,7 +81,7 @@ func (f *fixture) cancel(j *jobs.Job) {
 }
 
 var removeTests = []test{
-	{"CanceledWithoutLeases", func(f *fixture) {
+	{name: "CanceledWithoutLeases", run: func(f *fixture) {
 		kept, j := f.create(), f.create()
 		f.cancel(j)
 		f.wantRemovable("it is canceled and nobody writes", j)
@@ -89,7 +89,7 @@ var removeTests = []test{
 		f.wantRemovable("it is removed")
 		f.wantState(kept.ID, jobs.Queued)
 	}},
-	{"CompletedAfterRetention", func(f *fixture) {
+	{name: "CompletedAfterRetention", run: func(f *fixture) {
 		j := f.planned()
 		f.finish(j)
 		f.wantRemovable("it is within its retention")
@@ -101,7 +101,7 @@ var removeTests = []test{
 		f.wantState(j.ID, jobs.Completed) // returned until removed
 		f.removeJob(j)
 	}},
-	{"FailedAfterRetention", func(f *fixture) {
+	{name: "FailedAfterRetention", run: func(f *fixture) {
 		j := f.create()
 		f.ok(f.Fail(f.Context(), f.claim(), jobs.Failure{Reason: "no", Permanent: true}, 0), "Fail")
 		f.wantRemovable("it is within its retention")
@@ -109,25 +109,25 @@ var removeTests = []test{
 		f.wantRemovable("it has expired", j)
 		f.removeJob(j)
 	}},
-	{"CanceledAfterCompletion", func(f *fixture) {
+	{name: "CanceledAfterCompletion", run: func(f *fixture) {
 		j := f.planned()
 		f.finish(j)
 		f.cancel(j)
 		f.wantRemovable("it is canceled and nobody writes", j)
 		f.removeJob(j)
 	}},
-	{"NotWhileALeaseMightWrite", testLeaseMightWrite},
-	{"LetGo", testLetGo},
-	{"RunningNever", func(f *fixture) {
+	{name: "NotWhileALeaseMightWrite", run: testLeaseMightWrite},
+	{name: "LetGo", run: testLetGo},
+	{name: "RunningNever", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		f.advance(10 * retention)
 		f.wantRemovable("it has not ended")
 		f.wantState(j.ID, jobs.Running)
 	}},
-	{"Unknown", func(f *fixture) {
+	{name: "Unknown", run: func(f *fixture) {
 		f.ok(f.Remove(f.Context(), jobs.NewID()), "Remove of an unknown job")
 	}},
-	{"EvenWhileItRuns", func(f *fixture) {
+	{name: "EvenWhileItRuns", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		l := f.claim()
 		f.removeJob(j)
@@ -136,7 +136,7 @@ var removeTests = []test{
 		f.create() // and takes no place
 		f.claimUnit("plan")
 	}},
-	{"IDIsFreeAgain", func(f *fixture) {
+	{name: "IDIsFreeAgain", run: func(f *fixture) {
 		j := f.create()
 		f.removeJob(j)
 		f.noWork("the job is gone")
@@ -219,7 +219,7 @@ func testLetGo(f *fixture) {
 
 // Records of a later version of the program are left alone.
 var versionTests = []test{
-	{"NewerIsLeftAlone", func(f *fixture) {
+	{name: "NewerIsLeftAlone", run: func(f *fixture) {
 		j, first := f.job()
 		j.Version = jobs.RecordVersion + 1
 		f.ok(f.Create(f.Context(), j, first), "Create")
@@ -242,7 +242,7 @@ var versionTests = []test{
 			f.Errorf("List = %d jobs, want both", len(all))
 		}
 	}},
-	{"NewerTakesNoPlace", func(f *fixture) {
+	{name: "NewerTakesNoPlace", run: func(f *fixture) {
 		for range maxActive + 1 {
 			j, first := f.job()
 			j.Version = jobs.RecordVersion + 1

@@ -7,14 +7,14 @@ import (
 )
 
 var failureTests = []test{
-	{"RetryIn", testRetryIn},
-	{"QuarantineAfterFailures", testQuarantineAfterFailures},
-	{"QuarantineAfterSilence", testQuarantineAfterSilence},
-	{"QuarantineAfterBoth", testQuarantineAfterBoth},
-	{"Permanent", testPermanent},
-	{"ReleaseIsBlameless", testReleaseIsBlameless},
-	{"ReleaseNotBefore", testReleaseNotBefore},
-	{"OthersGoOn", testOthersGoOn},
+	{name: "RetryIn", run: testRetryIn},
+	{name: "QuarantineAfterFailures", run: testQuarantineAfterFailures},
+	{name: "QuarantineAfterSilence", run: testQuarantineAfterSilence},
+	{name: "QuarantineAfterBoth", run: testQuarantineAfterBoth},
+	{name: "Permanent", run: testPermanent},
+	{name: "ReleaseIsBlameless", run: testReleaseIsBlameless},
+	{name: "ReleaseNotBefore", run: testReleaseNotBefore},
+	{name: "OthersGoOn", run: testOthersGoOn},
 }
 
 func testRetryIn(f *fixture) {

@@ -38,12 +38,15 @@ func Run(t *testing.T, open func(t *testing.T, l jobs.Limits) (s jobs.Store, adv
 	}{
 		{"Record", recordTests},
 		{"Claim", claimTests},
+		{"Owners", ownerTests},
 		{"Lease", leaseTests},
 		{"Failure", failureTests},
 		{"Complete", completeTests},
 		{"Cancel", cancelTests},
 		{"Remove", removeTests},
 		{"Version", versionTests},
+		{"Shared", sharedTests},
+		{"Size", sizeTests},
 		{"Idle", idleTests},
 		{"Concurrent", concurrentTests},
 	}
@@ -52,7 +55,9 @@ func Run(t *testing.T, open func(t *testing.T, l jobs.Limits) (s jobs.Store, adv
 			for _, test := range g.tests {
 				t.Run(test.name, func(t *testing.T) {
 					f := &fixture{T: t, created: time.Now().UTC().Truncate(time.Millisecond)}
-					f.Store, f.advance = open(t, jobs.Limits{LeaseTTL: leaseTTL, MaxActive: maxActive, Retention: retention})
+					f.Store, f.advance = open(t, jobs.Limits{
+						LeaseTTL: leaseTTL, MaxActive: maxActive, MaxActivePerOwner: test.perOwner, Retention: retention,
+					})
 					test.run(f)
 				})
 			}
@@ -61,8 +66,9 @@ func Run(t *testing.T, open func(t *testing.T, l jobs.Limits) (s jobs.Store, adv
 }
 
 type test struct {
-	name string
-	run  func(*fixture)
+	name     string
+	run      func(*fixture)
+	perOwner int // Limits.MaxActivePerOwner; 0: no limit
 }
 
 // A fixture is a store in a test.
@@ -104,7 +110,14 @@ func (f *fixture) job() (*jobs.Job, jobs.Unit) {
 // create records a new job, whose plan is claimable.
 func (f *fixture) create() *jobs.Job {
 	f.Helper()
+	return f.createFor("client")
+}
+
+// createFor records a new job of an owner.
+func (f *fixture) createFor(owner string) *jobs.Job {
+	f.Helper()
 	j, first := f.job()
+	j.Owner = owner
 	if err := f.Create(f.Context(), j, first); err != nil {
 		f.Fatalf("Create = %v", err)
 	}

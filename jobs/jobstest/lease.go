@@ -9,7 +9,7 @@ import (
 )
 
 var leaseTests = []test{
-	{"TTL", func(f *fixture) {
+	{name: "TTL", run: func(f *fixture) {
 		f.create()
 		l := f.claim()
 		before := l.ExpiresAt
@@ -19,10 +19,10 @@ var leaseTests = []test{
 			f.Errorf("a minute later a lease ends %v later, want a minute", d)
 		}
 	}},
-	{"RenewKeepsIt", testRenewKeepsIt},
-	{"SaveRenews", testSaveRenews},
-	{"TakeoverAfterExpiry", testTakeover},
-	{"ExpiredCannotWrite", func(f *fixture) {
+	{name: "RenewKeepsIt", run: testRenewKeepsIt},
+	{name: "SaveRenews", run: testSaveRenews},
+	{name: "TakeoverAfterExpiry", run: testTakeover},
+	{name: "ExpiredCannotWrite", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		l := f.claim()
 		f.advance(leaseTTL + time.Second)
@@ -30,8 +30,8 @@ var leaseTests = []test{
 		f.untouched(j)
 		f.claimUnit("slice-0")
 	}},
-	{"StaleAttemptCannotWrite", testStaleAttempt},
-	{"CompletedUnitIsOver", func(f *fixture) {
+	{name: "StaleAttemptCannotWrite", run: testStaleAttempt},
+	{name: "CompletedUnitIsOver", run: func(f *fixture) {
 		j := f.planned(slices(2, 1)...)
 		l := f.claimUnit("slice-0")
 		f.complete(l, jobs.Result{})
@@ -40,14 +40,14 @@ var leaseTests = []test{
 			f.Errorf("%d units done, want the plan and one slice", len(d))
 		}
 	}},
-	{"ReleasedLeaseIsOver", func(f *fixture) {
+	{name: "ReleasedLeaseIsOver", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		l := f.claim()
 		f.ok(f.Release(f.Context(), l, time.Time{}), "Release")
 		f.refused(l, jobs.ErrLeaseLost)
 		f.untouched(j)
 	}},
-	{"UnknownLease", func(f *fixture) {
+	{name: "UnknownLease", run: func(f *fixture) {
 		j := f.planned(slices(1, 1)...)
 		l := f.claim()
 		for _, forged := range []jobs.Lease{
@@ -61,8 +61,8 @@ var leaseTests = []test{
 		f.untouched(j)
 		f.ok(f.Renew(f.Context(), l), "Renew by the holder")
 	}},
-	{"CheckpointSurvivesTakeover", testCheckpoint},
-	{"AttemptsOnlyGrow", testAttemptsOnlyGrow},
+	{name: "CheckpointSurvivesTakeover", run: testCheckpoint},
+	{name: "AttemptsOnlyGrow", run: testAttemptsOnlyGrow},
 }
 
 func testRenewKeepsIt(f *fixture) {

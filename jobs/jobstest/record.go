@@ -12,15 +12,15 @@ import (
 )
 
 var recordTests = []test{
-	{"CreateThenGet", testCreateThenGet},
-	{"CreateCountsItsUnit", func(f *fixture) {
+	{name: "CreateThenGet", run: testCreateThenGet},
+	{name: "CreateCountsItsUnit", run: func(f *fixture) {
 		j := f.create()
 		if p := f.get(j.ID).Progress; p.UnitsTotal != 1 || p.UnitsDone != 0 || p.Types != nil {
 			f.Errorf("Progress = %+v, want one unit to do and no types", p)
 		}
 	}},
-	{"ErrExists", testCreateTwice},
-	{"ErrNotFound", func(f *fixture) {
+	{name: "ErrExists", run: testCreateTwice},
+	{name: "ErrNotFound", run: func(f *fixture) {
 		f.create()
 		if _, err := f.Get(f.Context(), jobs.NewID()); !errors.Is(err, jobs.ErrNotFound) {
 			f.Errorf("Get of an unknown id = %v, want ErrNotFound", err)
@@ -29,11 +29,11 @@ var recordTests = []test{
 			f.Errorf("Done of an unknown id = %v, want ErrNotFound", err)
 		}
 	}},
-	{"List", testList},
-	{"DoneInOrder", testDoneInOrder},
-	{"SharesNoMemory", testSharesNoMemory},
-	{"Ping", func(f *fixture) { f.ok(f.Ping(f.Context()), "Ping") }},
-	{"ContextEnded", testContextEnded},
+	{name: "List", run: testList},
+	{name: "DoneInOrder", run: testDoneInOrder},
+	{name: "SharesNoMemory", run: testSharesNoMemory},
+	{name: "Ping", run: func(f *fixture) { f.ok(f.Ping(f.Context()), "Ping") }},
+	{name: "ContextEnded", run: testContextEnded},
 }
 
 // request has every field set.
