@@ -2,9 +2,11 @@
 //
 //	Store    the contract
 //	Writer   one object being written; nobody sees it before Commit
+//	Linker   what a store can do besides whose objects have URLs of their own
 //
-// storage/disk keeps it on the local file system; storage/storagetest is the
-// contract as a test suite. The package knows neither jobs nor FHIR.
+// storage/disk keeps them on the local file system, storage/bucket in the
+// object storage of a cloud; storage/storagetest is the contract as a test
+// suite. The package knows neither jobs nor FHIR.
 package storage
 
 import (
@@ -63,6 +65,35 @@ type Store interface {
 	// Ready returns nil if new objects may be written, or ErrFull wrapped
 	// with the figures.
 	Ready(ctx context.Context) error
+}
+
+// A Part is one piece of a composed object: bytes of a stored object, or the
+// literal Bytes where Key is empty.
+type Part struct {
+	Key            string
+	Offset, Length int64
+	Bytes          []byte
+}
+
+// Delivery says how an object is declared to whoever fetches it by its link.
+type Delivery struct {
+	ContentType     string // such as application/fhir+ndjson
+	ContentEncoding string // such as gzip; empty: none
+	Filename        string // suggested name of the download
+}
+
+// A Linker is a Store whose objects can be fetched by URL, without the gateway
+// between. storage/bucket is one.
+type Linker interface {
+	// Compose makes an object of parts, in order, where it can on the side of
+	// the service. Repeating it with the same key and parts is no error. The
+	// object is visible whole or not at all.
+	Compose(ctx context.Context, key string, parts []Part, d Delivery) error
+
+	// Link returns a URL by which anybody can fetch the composed object until
+	// ttl has passed, or ErrNotFound where the store is asked and has no such
+	// object. d is what Compose was given.
+	Link(ctx context.Context, key string, ttl time.Duration, d Delivery) (string, error)
 }
 
 // A Writer takes the bytes of one object. It is used by one goroutine.

@@ -4,7 +4,7 @@
 //	storagetest.Run(t, func(t *testing.T) storage.Store { ... })
 //
 // Every subtest gets a store of its own from open, which is empty and ends
-// with the test.
+// with the test. RunLinker does the same for a storage.Linker.
 package storagetest
 
 import (
@@ -44,6 +44,11 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 		{"ConcurrentWriters", testConcurrentWriters},
 		{"RaceToOneKey", testRaceToOneKey},
 		{"ContextEnded", testContextEnded},
+		{"AbortLargeObject", testAbortLargeObject},
+		{"InterruptedLargeObject", testInterruptedLargeObject},
+		{"ErrExistsOfLargeObject", testErrExistsOfLargeObject},
+		{"RangesOfLargeObject", testRangesOfLargeObject},
+		{"ManyObjects", testManyObjects},
 		{"Ready", testReady},
 	}
 	for _, test := range tests {
@@ -172,11 +177,16 @@ func testEmptyObject(t *testing.T, s storage.Store) {
 	}
 }
 
-// pattern returns n bytes that differ from place to place.
+// pattern returns n bytes that differ from place to place. They repeat after a
+// prime number of bytes that is near to no size of a buffer.
 func pattern(n int) []byte {
+	const period = 300_007
 	b := make([]byte, n)
-	for i := range b {
+	for i := range min(n, period) {
 		b[i] = byte(i ^ i>>8 ^ i>>16)
+	}
+	for done := period; done < n; done *= 2 {
+		copy(b[done:], b[:done])
 	}
 	return b
 }
