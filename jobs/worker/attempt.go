@@ -114,7 +114,7 @@ func (a *attempt) save(ctx, held context.Context, checkpoint json.RawMessage) er
 			a.w.store.over()
 			a.extend(began)
 			return nil
-		case errors.Is(err, jobs.ErrLeaseLost), errors.Is(err, jobs.ErrEnded):
+		case over(err):
 			a.lose(err)
 			return err
 		case !errors.Is(err, jobs.ErrUnavailable):
@@ -158,7 +158,7 @@ func (a *attempt) heartbeat(held context.Context) {
 			a.w.store.over()
 			a.extend(began)
 			wait = every
-		case errors.Is(err, jobs.ErrLeaseLost), errors.Is(err, jobs.ErrEnded):
+		case over(err):
 			a.lose(err)
 			return
 		case held.Err() != nil:
@@ -238,7 +238,10 @@ func retryIn(tries int) time.Duration {
 	return d*3/4 + rand.N(d/2)
 }
 
-// over reports whether an error says that the lease is no more.
+// over reports whether an error says that the lease is no more. That may also
+// be the answer to a call which was recorded before and whose answer was lost,
+// so the bytes of the attempt are left alone: either a result names them, or
+// they go with the job.
 func over(err error) bool {
 	return errors.Is(err, jobs.ErrLeaseLost) || errors.Is(err, jobs.ErrEnded)
 }

@@ -223,6 +223,78 @@ func TestOrphans(t *testing.T) {
 	})
 }
 
+// TestOrphansOfShortRetention: orphans are looked for often enough that they
+// do not outlive a short retention by much.
+func TestOrphansOfShortRetention(t *testing.T) {
+	for age, most := range map[time.Duration]time.Duration{
+		time.Second: 2 * time.Minute, 10 * time.Minute: 6 * time.Minute, 24 * time.Hour: 61 * time.Minute,
+	} {
+		inBubble(t, func(r *rig) {
+			r.age = age
+			r.start(slice(0, nil))
+			time.Sleep(10*most + time.Second)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if least, limit := 11, 10*int(most/time.Minute)+2; r.orphans < least || r.orphans > limit {
+				r.Errorf("an age of %v: orphans were looked for %d times in %v, want %d to %d", age, r.orphans, 10*most, least, limit)
+			}
+		})
+	}
+}
+
+// TestLostAnswer: the store recorded a result, and its answer was lost. The
+// attempt is repeated to no avail, and nothing of what was recorded is undone.
+func TestLostAnswer(t *testing.T) {
+	for _, kind := range []jobs.UnitKind{jobs.UnitPlan, jobs.UnitSlice, jobs.UnitFinish} {
+		inBubble(t, func(r *rig) {
+			var lost atomic.Bool
+			r.store.unsaid = func(u jobs.Unit) bool { return u.Kind == kind && lost.CompareAndSwap(false, true) }
+			r.start(slice(2, func(_ context.Context, _ *jobs.Job, l *jobs.Lease, _ save) (jobs.Result, error) {
+				if l.Attempt != 1 {
+					r.Errorf("%s: attempt %d of what is recorded", l.Unit.ID, l.Attempt)
+				}
+				return jobs.Result{Segments: []jobs.Segment{{Kind: jobs.KindOutput, Type: "Patient", Count: 5}}}, nil
+			}))
+			j := r.create()
+			if got := r.ended(j.ID); got.State != jobs.Completed || got.Progress.UnitsDone != 4 || got.Progress.Types["Patient"].Done != 10 {
+				r.Errorf("%s: the job is %s: %s, %+v; want completed, 4 units, 10 resources", kind, got.State, got.Failure, got.Progress)
+			}
+			time.Sleep(2 * ttl)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if !lost.Load() || len(r.removed) > 0 {
+				r.Errorf("%s: lost %t, the bytes of %d jobs removed", kind, lost.Load(), len(r.removed))
+			}
+		})
+	}
+}
+
+// TestManySweepers: workers that sweep one store at the same time do not harm
+// each other.
+func TestManySweepers(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.start(slice(0, nil))
+		stop, done := r.worker(nil, slice(0, nil))
+		for range 20 {
+			j := r.create()
+			r.ended(j.ID)
+			if err := r.store.Cancel(r.Context(), j.ID); err != nil {
+				r.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if all, err := r.store.List(r.Context()); err != nil || len(all) > 0 {
+			r.Errorf("%d exports stay, %v", len(all), err)
+		}
+		stop()
+		<-done
+		r.halt()
+		if r.log.Len() > 0 {
+			r.Errorf("the log:\n%s", r.log.String())
+		}
+	})
+}
+
 // Many jobs at once with runners that fail, wait and fall over: all end, and no
 // goroutine stays.
 func TestManyJobs(t *testing.T) {

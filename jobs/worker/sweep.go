@@ -13,18 +13,22 @@ const (
 	// sweepGap is the shortest time between two looks for removable jobs,
 	// however often the store changes.
 	sweepGap = time.Second
-	// orphansEvery is the time between two looks for bytes without a job.
-	orphansEvery = time.Hour
-	// orphanAge is how old bytes without a job must be to be removed. A job is
-	// recorded before its bytes are written, so this only guards against a
-	// store that forgot a job which a worker has not noticed yet.
-	orphanAge = 10 * time.Minute
+	// orphansSoonest and orphansLatest bound the time between two looks for
+	// bytes without a job, which is half of OrphanAge.
+	orphansSoonest = time.Minute
+	orphansLatest  = time.Hour
+	// leastOrphanAge is more than the time that a worker may go on writing for
+	// a job which the store has forgotten.
+	leastOrphanAge = time.Minute
 )
 
-// sweepUntil removes what nobody wants any more, until ctx ends.
+// sweepUntil removes what nobody wants any more, until ctx ends. Any number of
+// workers may do so at once, and one may be stopped at any moment and go on much
+// later: what is removable or unknown stays so, and removing twice is no error.
 func (w *Worker) sweepUntil(ctx context.Context) {
 	problems := outage{log: w.log, what: "the removal of exports"}
 	pause := newPause(w.c.SweepEvery)
+	orphansEvery := min(max(w.c.OrphanAge/2, orphansSoonest), orphansLatest)
 	var orphansSwept time.Time
 	for ctx.Err() == nil {
 		err := w.sweep(ctx)
@@ -111,7 +115,7 @@ func (w *Worker) sweepOrphans(ctx context.Context) error {
 			seen[id] = known
 		}
 		return known
-	}, orphanAge)
+	}, w.c.OrphanAge)
 	if err != nil {
 		return fmt.Errorf("remove bytes without an export: %w", err)
 	}

@@ -29,6 +29,7 @@ import (
 const (
 	defaultConcurrency = 8
 	defaultSweepEvery  = time.Minute
+	defaultOrphanAge   = 24 * time.Hour
 )
 
 // callTimeout is how long one call of the store may take, also when a worker
@@ -63,6 +64,10 @@ type Config struct {
 	// SweepOrphans deletes what is stored for jobs that are not known and is
 	// older than olderThan. Nil means that nobody looks for it.
 	SweepOrphans func(ctx context.Context, known func(jobs.ID) bool, olderThan time.Duration) error
+	// OrphanAge is that age. It should be the retention: then a store that was
+	// emptied, and is put back from a copy, has lost nothing that would still be
+	// there otherwise. 0: 24h; at least a minute.
+	OrphanAge time.Duration
 
 	Concurrency int           // units at once; 0: 8
 	LeaseTTL    time.Duration // the store's limit; 0: the default of jobs.Limits
@@ -96,6 +101,10 @@ func New(c Config) *Worker {
 	if c.SweepEvery <= 0 {
 		c.SweepEvery = defaultSweepEvery
 	}
+	if c.OrphanAge <= 0 {
+		c.OrphanAge = defaultOrphanAge
+	}
+	c.OrphanAge = max(c.OrphanAge, leastOrphanAge)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

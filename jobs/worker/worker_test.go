@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,16 +51,18 @@ type rig struct {
 	known   map[jobs.ID]bool // what SweepOrphans is to ask for, and the answers
 	orphans int              // how often it was called
 	remove  error            // what RemoveBytes returns
+	age     time.Duration    // OrphanAge
 	prepare func(context.Context)
 
 	stop context.CancelFunc
 	done chan struct{}
 }
 
-// store may be away.
+// store may be away, and may lose answers.
 type store struct {
 	jobs.Store
-	away atomic.Bool
+	away   atomic.Bool
+	unsaid func(jobs.Unit) bool // whether the answer to Complete is lost; nil: never
 }
 
 var errAway = fmt.Errorf("%w: connection refused", jobs.ErrUnavailable)
@@ -91,7 +94,13 @@ func (s *store) Save(ctx context.Context, l *jobs.Lease, c json.RawMessage) erro
 }
 
 func (s *store) Complete(ctx context.Context, l *jobs.Lease, r jobs.Result) error {
-	return s.call(func() error { return s.Store.Complete(ctx, l, r) })
+	return s.call(func() error {
+		err := s.Store.Complete(ctx, l, r)
+		if s.unsaid != nil && s.unsaid(l.Unit) {
+			return fmt.Errorf("%w: the connection broke before the answer", jobs.ErrUnavailable)
+		}
+		return err
+	})
 }
 
 func (s *store) Fail(ctx context.Context, l *jobs.Lease, f jobs.Failure, in time.Duration) error {
@@ -150,15 +159,15 @@ func (r *rig) worker(reg prometheus.Registerer, run runner) (stop context.Cancel
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.orphans++
-			if olderThan < time.Minute {
-				r.Errorf("orphans older than %v are to go; a job's first bytes may be younger", olderThan)
+			if want := max(cmp.Or(r.age, 24*time.Hour), time.Minute); olderThan != want {
+				r.Errorf("orphans older than %v are to go, want %v", olderThan, want)
 			}
 			for id := range r.known {
 				r.known[id] = known(id)
 			}
 			return nil
 		},
-		Registerer: reg, Logger: r.slog,
+		OrphanAge: r.age, Registerer: reg, Logger: r.slog,
 	})
 	ctx, stop := context.WithCancel(r.Context())
 	done = make(chan struct{})
