@@ -5,7 +5,7 @@
 //	            and in further, short plan units count each type and cut it into windows or batches  (windows.go, plancohort.go)
 //	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, check.go)
 //	associated  read the Provenance of what was exported                               (associated.go)
-//	finish      reconcile the counts, group segments into files                        (finish.go)
+//	finish      reconcile the counts, group segments into files, compose these         (finish.go, compose.go)
 //
 // A unit whose workers fell silent is replaced by fresh, smaller ones (renew.go).
 // What a unit writes are segments (segment.go): immutable objects under the

@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ type Config struct {
 	// FileSize is the uncompressed size in bytes at which a file of the
 	// manifest is closed. Zero means 1 GiB.
 	FileSize int64
+	// Links makes one object of each file, beside its segments, for clients that
+	// fetch it without the gateway. It is the same storage. Nil means none.
+	Links storage.Linker
 	// Encoding is how segments are stored. Empty means gzip.
 	Encoding jobs.Encoding
 	// Settle is how long after the transaction time the upstream may still
@@ -74,12 +78,14 @@ func New(c Config) *Exporter {
 // a checkpoint with the unit. An error is a *jobs.WaitError, a *jobs.UnitError
 // or, where the fault is ours, any other; what the attempt wrote is then gone.
 func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save func(context.Context, json.RawMessage) error) (jobs.Result, error) {
-	if err := e.c.Storage.Ready(ctx); err != nil {
+	// A storage that does not answer is another matter than a full one: it is
+	// waited for when it is written to.
+	if err := e.c.Storage.Ready(ctx); errors.Is(err, storage.ErrFull) {
 		return jobs.Result{}, e.unitError(ctx, err)
 	}
 	a := &attempt{
 		Exporter: e, job: j, lease: l, save: save,
-		prefix: fmt.Sprintf("%s%s-%d/", j.ID.KeyPrefix(), l.Unit.ID, l.Attempt),
+		prefix: attemptPrefix(l),
 	}
 	result, err := a.run(ctx)
 	if err != nil {
@@ -98,14 +104,21 @@ type attempt struct {
 	save  func(context.Context, json.RawMessage) error
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
-	objects int // written so far, for their names
+	objects int  // written so far, for their names
+	kept    bool // a checkpoint names some of them
+}
+
+// attemptPrefix returns a storage prefix that no other attempt has, also where a
+// store that lost its last moments gives out an attempt number again.
+func attemptPrefix(l *jobs.Lease) string {
+	return fmt.Sprintf("%s%s-%d-%s/", l.Job.KeyPrefix(), l.Unit.ID, l.Attempt, rand.Text()[:8])
 }
 
 // discard removes what a failed attempt wrote. No other attempt has its
 // prefix, so this is safe even if the lease is lost. What stays for want of
 // time or of a living process goes with the job.
 func (a *attempt) discard(ctx context.Context) {
-	if a.objects == 0 {
+	if a.objects == 0 || a.kept {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

@@ -72,6 +72,9 @@ func (a *attempt) finish(ctx context.Context) (jobs.Result, error) {
 		return jobs.Result{}, err
 	}
 	result := jobs.Result{Segments: outcome, Files: groupFiles(append(found, outcome...), a.c.FileSize)}
+	if err := a.compose(ctx, result.Files); err != nil {
+		return jobs.Result{}, err
+	}
 	for _, typ := range slices.Sorted(maps.Keys(evidence)) {
 		result.Evidence = append(result.Evidence, *evidence[typ])
 	}

@@ -59,7 +59,7 @@ func (s *segments) writeLine(ctx context.Context, line []byte) error {
 		}
 	}
 	if _, err := s.current.Write(line); err != nil {
-		return fmt.Errorf("export: writing a segment: %w", err)
+		return unwritten("writing a segment", err)
 	}
 	s.open.Count++
 	s.open.Size += int64(len(line))
@@ -72,17 +72,13 @@ func (s *segments) writeLine(ctx context.Context, line []byte) error {
 func (s *segments) begin(ctx context.Context) error {
 	a := s.a
 	a.objects++
-	suffix := ""
-	if a.c.Encoding == jobs.EncodingGzip {
-		suffix = ".gz"
-	}
 	s.open = jobs.Segment{
-		Key:  fmt.Sprintf("%s%d.%s.ndjson%s", a.prefix, a.objects, s.typ, suffix),
+		Key:  fmt.Sprintf("%s%d.%s.ndjson%s", a.prefix, a.objects, s.typ, suffixOf(a.c.Encoding)),
 		Kind: s.kind, Type: s.typ, Encoding: a.c.Encoding,
 	}
 	object, err := a.c.Storage.Create(ctx, s.open.Key)
 	if err != nil {
-		return err
+		return unwritten("beginning a segment", err)
 	}
 	s.object, s.stored = object, &hashingWriter{w: object, hash: sha256.New()}
 	s.current = s.stored
@@ -100,6 +96,22 @@ func (s *segments) begin(ctx context.Context) error {
 	return nil
 }
 
+// suffixOf is how the keys of objects in an encoding end.
+func suffixOf(e jobs.Encoding) string {
+	if e == jobs.EncodingGzip {
+		return ".gz"
+	}
+	return ""
+}
+
+// unwritten is the error of a unit whose bytes the storage does not take.
+func unwritten(doing string, err error) error {
+	return &jobs.UnitError{
+		Reason: "The storage of exported files does not work: what was read could not be written. Ask the operator of this gateway, then export again.",
+		Err:    fmt.Errorf("export: %s: %w", doing, err),
+	}
+}
+
 // gzipLevel is the level for a type. The fast levels leave base64 as it is, so
 // types that carry attachments get entropy coding only, which does not.
 func gzipLevel(typ string) int {
@@ -114,12 +126,12 @@ func gzipLevel(typ string) int {
 func (s *segments) end(ctx context.Context) error {
 	if s.packer != nil {
 		if err := s.packer.Close(); err != nil {
-			return fmt.Errorf("export: closing a segment: %w", err)
+			return unwritten("closing a segment", err)
 		}
 		s.open.CRC32 = s.packer.CRC32()
 	}
 	if err := s.object.Commit(ctx); err != nil {
-		return fmt.Errorf("export: committing a segment: %w", err)
+		return unwritten("committing a segment", err)
 	}
 	s.object = nil
 	s.open.StoredSize = s.stored.n
