@@ -4,6 +4,7 @@
 //	kick-off      headers → parameters → jobs.Request → jobs.Store               (kickoff.go)
 //	ParseRequest  the one parser of parameters; _typeFilter has its own file     (parse.go, typefilter.go)
 //	status        the job → 202, manifest, OperationOutcome or 404               (status.go, manifest.go)
+//	links         URLs with which files are fetched from the storage itself      (links.go)
 //	file          the segments of a file, streamed in order                      (file.go, openfile.go, ranges.go)
 //	metadata      the upstream's statement with ours merged in                   (metadata.go)
 //	Problem       what a client is told when something is refused                (problem.go)

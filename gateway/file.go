@@ -22,6 +22,12 @@ import (
 const (
 	chunkBytes   = 128 << 10
 	chunkTimeout = 2 * time.Minute // for a client to take one chunk
+
+	// firstTimeout is for the storage to give the first bytes of a file. Until
+	// then a client can be told to come again.
+	firstTimeout = 20 * time.Second
+
+	ndjson = "application/fhir+ndjson"
 )
 
 // A representation is a file in one encoding: what a response has as its body.
@@ -46,7 +52,7 @@ func represent(f jobs.File, encoding jobs.Encoding) representation {
 // inflated. What is sent has the length that was announced, or the connection
 // breaks. Storage keys come from the job, never from the request.
 func (s *server) file(w http.ResponseWriter, r *http.Request) error {
-	job, err := s.export(r)
+	job, err := s.exportInTime(r)
 	if err != nil {
 		return err
 	}
@@ -76,7 +82,7 @@ func (s *server) file(w http.ResponseWriter, r *http.Request) error {
 		h := w.Header()
 		guard(h)
 		rep.validators(h)
-		h.Set("Content-Type", "application/fhir+ndjson")
+		h.Set("Content-Type", ndjson)
 		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": f.Name}))
 		h.Set("Content-Length", strconv.FormatInt(part.length, 10))
 		if rep.encoding == jobs.EncodingGzip {
@@ -91,12 +97,31 @@ func (s *server) file(w http.ResponseWriter, r *http.Request) error {
 		announce()
 		return nil
 	}
-	body, err := OpenFile(r.Context(), s.Storage, f, rep.encoding, part.first)
-	if err != nil {
-		return err
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	late := time.AfterFunc(firstTimeout, func() { cancel(errLate) })
+	body, err := OpenFile(ctx, s.Storage, f, rep.encoding, part.first)
+	if err == nil {
+		defer func() { _ = body.Close() }() // only read from
+		err = s.send(w, r, body, part.length, func() {
+			late.Stop()
+			announce()
+		})
 	}
-	defer func() { _ = body.Close() }() // only read from
-	return s.send(w, r, body, part.length, announce)
+	if err != nil && errors.Is(context.Cause(ctx), errLate) {
+		return fmt.Errorf("%w: %w", ErrUnread, errLate)
+	}
+	return err
+}
+
+// errLate is the cause of a download's end that did not begin in time.
+var errLate = fmt.Errorf("no byte came within %v", firstTimeout)
+
+// exportInTime is export for requests that ask the store for nothing else.
+func (s *server) exportInTime(r *http.Request) (*jobs.Job, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	return s.export(ctx, r)
 }
 
 // fileNamed looks a file up among those of a completed export.

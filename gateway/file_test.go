@@ -22,8 +22,12 @@ type download struct {
 	segments        []jobs.Segment
 }
 
-func newDownload(t *testing.T, encoding jobs.Encoding) *download {
-	w := newWorld(t, nil)
+func newDownload(t *testing.T, encoding jobs.Encoding, changes ...func(*Config)) *download {
+	w := newWorld(t, func(c *Config) {
+		for _, change := range changes {
+			change(c)
+		}
+	})
 	d := &download{world: w}
 	for i, lines := range []int{40, 1, 300} {
 		var list []string

@@ -34,6 +34,13 @@ type Config struct {
 	Storage      storage.Store
 	Auth         auth.Authenticator
 
+	// Links makes URLs of the files that were composed into one object, with
+	// which clients fetch them from the storage itself. Nil: all go through
+	// the gateway.
+	Links storage.Linker
+	// LinkTTL is how long such a URL holds. Zero is the same as no Links.
+	LinkTTL time.Duration
+
 	// RequireAccept refuses kick-offs whose Accept does not name
 	// application/fhir+json.
 	RequireAccept bool

@@ -19,8 +19,10 @@ const (
 	maxQueryBytes = 8 << 10 // of a GET kick-off; longer ones fit a POST
 	maxBodyBytes  = 1 << 20 // of a POST kick-off
 
-	bodyTimeout         = 30 * time.Second // for the body of a kick-off to arrive
-	storeTimeout        = 1500 * time.Millisecond
+	bodyTimeout = 30 * time.Second // for the body of a kick-off to arrive
+	// storeTimeout is for all calls of job store and storage that an answer waits
+	// for: a store that is away is a 503 within two seconds.
+	storeTimeout        = 1800 * time.Millisecond
 	capabilitiesTimeout = 15 * time.Second
 	retryUpstream       = 10 * time.Second
 )
@@ -55,9 +57,17 @@ func (s *server) kickOffAt(level jobs.Level) func(http.ResponseWriter, *http.Req
 	}
 }
 
-// ready asks storage whether it takes another export.
+// ready asks storage whether it takes another export, and waits no longer for
+// the answer than ctx does.
 func (s *server) ready(ctx context.Context) error {
-	err := s.Storage.Ready(ctx)
+	answer := make(chan error, 1)
+	go func() { answer <- s.Storage.Ready(ctx) }()
+	var err error
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
 	if err == nil || errors.Is(err, storage.ErrFull) {
 		return err
 	}

@@ -355,7 +355,8 @@ func TestKickOffWhenSomethingIsAway(t *testing.T) {
 		retry   string
 	}{
 		{"ErrStorageFull", func(c *Config) { c.Storage = brokenStorage{err: fmt.Errorf("%w: 5 MB", storage.ErrFull)} }, plain, 503, "no-store", "120"},
-		{"ErrStorageBroken", func(c *Config) { c.Storage = brokenStorage{err: errAway} }, plain, 503, "transient", "120"},
+		{"ErrStorageBroken", func(c *Config) { c.Storage = brokenStorage{err: errAway} }, plain, 503, "transient", "10"},
+		{"ErrStorageSlow", func(c *Config) { c.Storage = brokenStorage{slow: 4 * time.Second} }, plain, 503, "transient", "10"},
 		{"ErrStoreAway", func(c *Config) { c.Jobs = brokenJobs{} }, plain, 503, "transient", "5"},
 		{"ErrStoreHangs", func(c *Config) { c.Jobs = brokenJobs{hang: true} }, plain, 503, "transient", "5"},
 		{"ErrUpstreamAway", func(c *Config) {

@@ -79,7 +79,8 @@ func noSuchExport() *Problem {
 // How long clients are told to wait.
 const (
 	retryStore   = 5 * time.Second
-	retryStorage = 120 * time.Second
+	retryStorage = 10 * time.Second
+	retryFull    = 120 * time.Second
 	retryAuth    = 5 * time.Second
 )
 
@@ -97,7 +98,10 @@ func problemFor(err error) *Problem {
 			"The store of exports does not answer at the moment; try again later.").retryAfter(retryStore).because(err)
 	case errors.Is(err, storage.ErrFull):
 		return refuse(http.StatusServiceUnavailable, fhir.IssueNoStore,
-			"There is not enough free space for another export at the moment; try again later.").retryAfter(retryStorage).because(err)
+			"There is not enough free space for another export at the moment; try again later.").retryAfter(retryFull).because(err)
+	case errors.Is(err, ErrUnread):
+		return refuse(http.StatusServiceUnavailable, fhir.IssueTransient,
+			"The storage of files does not answer at the moment; try again later.").retryAfter(retryStorage).because(err)
 	case errors.Is(err, auth.ErrNoCredential):
 		return refuse(http.StatusUnauthorized, fhir.IssueLogin,
 			"An access token is required: send Authorization: Bearer and the token.").with("WWW-Authenticate", `Bearer realm="fhir"`)

@@ -19,9 +19,10 @@ import (
 // clients and suites expect that their first poll finds it in progress.
 const minInProgress = 500 * time.Millisecond
 
-// export returns the export that a status or file request names. One that the
+// export returns the export that a status or file request names, as the store
+// has it at this moment: another replica may just have changed it. One that the
 // client may not see does not exist for it: of another client, deleted, expired.
-func (s *server) export(r *http.Request) (*jobs.Job, error) {
+func (s *server) export(ctx context.Context, r *http.Request) (*jobs.Job, error) {
 	principal, err := s.Auth.Authenticate(r)
 	if err != nil {
 		return nil, err
@@ -30,28 +31,43 @@ func (s *server) export(r *http.Request) (*jobs.Job, error) {
 	if !ok {
 		return nil, noSuchExport()
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-	defer cancel()
 	job, err := s.Jobs.Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	foreign := subtle.ConstantTimeCompare([]byte(job.Owner), []byte(principal.ClientID)) == 0
-	expired := !job.ExpiresAt.IsZero() && !s.now().Before(job.ExpiresAt)
-	if foreign || expired || job.State == jobs.Canceled {
+	if foreign || job.State == jobs.Canceled {
+		return nil, noSuchExport()
+	}
+	switch expired, err := s.expired(ctx, job); {
+	case err != nil:
+		return nil, err
+	case expired:
 		return nil, noSuchExport()
 	}
 	return job, nil
 }
 
+// expired reports whether the time of an export is up. The store's clock
+// decides, since that of this machine may be wrong.
+func (s *server) expired(ctx context.Context, job *jobs.Job) (bool, error) {
+	if job.ExpiresAt.IsZero() || s.now().Before(job.ExpiresAt) {
+		return false, nil
+	}
+	clock, err := s.Jobs.Load(ctx, "clock") // there is no such value, but each answer has the time
+	return err == nil && !clock.Now.Before(job.ExpiresAt), err
+}
+
 // status answers polls and deletions.
 func (s *server) status(w http.ResponseWriter, r *http.Request) error {
-	job, err := s.export(r)
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	job, err := s.export(ctx, r)
 	if err != nil {
 		return err
 	}
 	if r.Method == http.MethodDelete {
-		return s.cancel(w, r, job.ID)
+		return s.cancel(ctx, w, job.ID)
 	}
 	now := s.now()
 	if !s.polls.allow(job.ID, now) {
@@ -63,7 +79,7 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) error {
 	case !job.State.Ended() || age >= 0 && age < minInProgress:
 		writeInProgress(w, job, age)
 	case job.State == jobs.Completed:
-		return s.writeComplete(w, job)
+		return s.writeComplete(w, r, job)
 	default:
 		writeFailed(w, job)
 	}
@@ -88,10 +104,20 @@ func writeFailed(w http.ResponseWriter, job *jobs.Job) {
 	})
 }
 
-func (s *server) writeComplete(w http.ResponseWriter, job *jobs.Job) error {
+// writeComplete answers with the manifest. Expires is when the export goes; a
+// link in the manifest may end sooner, and asking again brings a fresh one.
+func (s *server) writeComplete(w http.ResponseWriter, r *http.Request, job *jobs.Job) error {
+	address := func(f jobs.File) string { return s.fileURL(job.ID, f) }
+	needsToken := s.Auth.RequiresToken()
+	if s.linked(job) {
+		links, err := s.links(r.Context(), job)
+		if err != nil {
+			return err
+		}
+		address, needsToken = func(f jobs.File) string { return links[f.Name] }, false
+	}
 	var body bytes.Buffer
-	fileURL := func(f jobs.File) string { return s.fileURL(job.ID, f) }
-	if err := WriteManifest(&body, job, fileURL, s.Auth.RequiresToken()); err != nil {
+	if err := WriteManifest(&body, job, address, needsToken); err != nil {
 		return err
 	}
 	if !job.ExpiresAt.IsZero() {
@@ -102,9 +128,7 @@ func (s *server) writeComplete(w http.ResponseWriter, job *jobs.Job) error {
 }
 
 // cancel deletes an export, whether it runs or has ended.
-func (s *server) cancel(w http.ResponseWriter, r *http.Request, id jobs.ID) error {
-	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-	defer cancel()
+func (s *server) cancel(ctx context.Context, w http.ResponseWriter, id jobs.ID) error {
 	if err := s.Jobs.Cancel(ctx, id); err != nil {
 		return err
 	}

@@ -17,7 +17,9 @@ const (
 	maxPolled      = 10_000 // exports whose polling is remembered
 )
 
-// A throttle counts the polls of each export. The zero value is ready.
+// A throttle counts the polls of each export that this process answers: several
+// replicas together allow that many times as much, which still is no load. It is
+// all that is remembered of exports between requests. The zero value is ready.
 type throttle struct {
 	mu     sync.Mutex
 	polled map[jobs.ID]*rate.Limiter

@@ -423,10 +423,15 @@ func (b brokenJobs) Get(ctx context.Context, _ jobs.ID) (*jobs.Job, error)      
 // brokenStorage is a storage that is full, or fails otherwise.
 type brokenStorage struct {
 	storage.Store
-	err error
+	err  error
+	slow time.Duration // of Ready, whatever its context
 }
 
-func (b brokenStorage) Ready(context.Context) error { return b.err }
+func (b brokenStorage) Ready(context.Context) error {
+	time.Sleep(b.slow)
+	return b.err
+}
+
 func (b brokenStorage) Open(context.Context, string, int64, int64) (io.ReadCloser, error) {
 	return nil, b.err
 }
