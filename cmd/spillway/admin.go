@@ -31,7 +31,7 @@ func adminHandler(metrics prometheus.Gatherer, r *readiness) http.Handler {
 
 // health is what /healthz and /readyz answer.
 type health struct {
-	Status string            `json:"status"`           // ok, not ready, stopping
+	Status string            `json:"status"`           // ok, degraded, not ready, stopping
 	Checks map[string]string `json:"checks,omitempty"` // by name: ok, or a sentence
 }
 
@@ -43,8 +43,9 @@ func writeHealth(w http.ResponseWriter, status int, h health) {
 }
 
 // readiness says whether requests should be sent here: store and storage
-// answer, and the upstream has been learnt once. An upstream that goes away
-// later does not count: other replicas would see the same.
+// answer, and the upstream has been learnt once. Redis, a bucket or an upstream
+// that goes away later does not count: with the other replicas it would be the
+// same, and what goes through to the upstream needs neither store nor storage.
 type readiness struct {
 	engine *engine
 	log    *slog.Logger
@@ -104,29 +105,60 @@ func (r *readiness) stop() {
 	r.stopping = true
 }
 
-// ServeHTTP answers /readyz.
-func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	ctx, cancel := context.WithTimeout(req.Context(), 5*time.Second)
-	defer cancel()
+func (r *readiness) isStopping() bool {
 	r.mu.Lock()
-	stopping, upstream := r.stopping, r.upstream
-	r.mu.Unlock()
-	h := health{Status: "ok", Checks: map[string]string{
-		"store": verdict(r.engine.store.Ping(ctx)), "storage": verdict(r.engine.files.Ready(ctx)), "upstream": upstream,
-	}}
-	status := http.StatusOK
-	for _, check := range h.Checks {
-		if check != "ok" {
-			h.Status, status = "not ready", http.StatusServiceUnavailable
-		}
-	}
-	if stopping {
-		h.Status, status = "stopping", http.StatusServiceUnavailable
-	}
-	writeHealth(w, status, h)
+	defer r.mu.Unlock()
+	return r.stopping
 }
 
-func verdict(err error) string {
+// status judges the checks. That a shared store or storage answered once is
+// known from the start of the process.
+func (r *readiness) status(checks map[string]string) (string, int) {
+	failed := func(name string) bool { return checks[name] != "ok" }
+	switch {
+	case r.isStopping():
+		return "stopping", http.StatusServiceUnavailable
+	case failed("upstream"), failed("store") && !r.engine.shared, failed("storage") && r.engine.links == nil:
+		return "not ready", http.StatusServiceUnavailable
+	case failed("store"), failed("storage"):
+		return "degraded", http.StatusOK
+	}
+	return "ok", http.StatusOK
+}
+
+// ServeHTTP answers /readyz.
+func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	checks := map[string]string{"upstream": r.upstream}
+	r.mu.Unlock()
+	store := verdict(req.Context(), r.engine.store.Ping)
+	storage := verdict(req.Context(), r.engine.files.Ready)
+	checks["store"], checks["storage"] = <-store, <-storage
+	status, code := r.status(checks)
+	writeHealth(w, code, health{Status: status, Checks: checks})
+}
+
+// verdictWithin is less than what load balancers wait for.
+const verdictWithin = time.Second
+
+// verdict asks whether something works, and sends "ok" or why not.
+func verdict(ctx context.Context, ask func(context.Context) error) <-chan string {
+	ctx, cancel := context.WithTimeout(ctx, verdictWithin)
+	asked, answer := make(chan error, 1), make(chan string, 1)
+	go func() { asked <- ask(ctx) }()
+	go func() {
+		defer cancel()
+		select {
+		case err := <-asked:
+			answer <- sentence(err)
+		case <-ctx.Done():
+			answer <- "has not answered within " + verdictWithin.String()
+		}
+	}()
+	return answer
+}
+
+func sentence(err error) string {
 	if err != nil {
 		return err.Error()
 	}

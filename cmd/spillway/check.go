@@ -49,7 +49,7 @@ Exit status: 0 it can work, 1 it cannot, 2 the configuration is wrong.`,
 		}
 		r := &report{}
 		if o.config != "" {
-			r.machine(cfg)
+			r.machine(ctx, cfg)
 		}
 		err = r.ask(ctx, cfg)
 		if finishedBy(ctx, err) {
@@ -70,14 +70,19 @@ func (r *report) row(name, format string, args ...any) {
 	r.rows = append(r.rows, []string{name, fmt.Sprintf(format, args...)})
 }
 
-func (r *report) block(name string, err error) {
-	r.row(name, "cannot be used")
-	r.blocked = append(r.blocked, fmt.Sprintf("%s: %v", name, err))
+func (r *report) block(key string, err error) {
+	r.blockFor(key, fmt.Errorf("%s: %w", key, err))
 }
 
-// machine looks at what the gateway needs here. It opens neither store nor
-// storage, which a running gateway may be using.
-func (r *report) machine(cfg *config.Config) {
+// blockFor is block for an error that names its key.
+func (r *report) blockFor(row string, err error) {
+	r.row(row, "cannot be used")
+	r.blocked = append(r.blocked, err.Error())
+}
+
+// machine looks at what the gateway needs here. It opens neither a store nor a
+// storage that a running gateway may hold alone.
+func (r *report) machine(ctx context.Context, cfg *config.Config) {
 	r.notes = append(r.notes, cfg.Warnings...)
 	if cfg.Server.CertFile != "" {
 		secure, err := serverTLS(cfg.Server)
@@ -87,22 +92,71 @@ func (r *report) machine(cfg *config.Config) {
 			r.certificate(secure.Certificates[0].Certificate[0])
 		}
 	}
-	store := filepath.Dir(cfg.Store.BoltPath)
-	if err := writable(store); err != nil {
-		r.block("store.bolt.path", err)
+	if cfg.Store.Redis.URL != "" {
+		r.redis(ctx, cfg)
 	} else {
-		r.row("store", "%s can be written", store)
+		r.bolt(cfg)
 	}
+	if cfg.Storage.Bucket.URL != "" {
+		r.bucket(ctx, cfg)
+	} else {
+		r.disk(cfg)
+	}
+}
+
+func (r *report) bolt(cfg *config.Config) {
+	folder := filepath.Dir(cfg.Store.BoltPath)
+	if err := writable(folder); err != nil {
+		r.block(config.KeyBoltPath, err)
+	} else {
+		r.row("store", "%s can be written", folder)
+	}
+}
+
+func (r *report) disk(cfg *config.Config) {
 	path := cfg.Storage.DiskPath
 	free, err := freeSpace(path)
 	switch err = errors.Join(writable(path), err); {
 	case err != nil:
-		r.block("storage.disk.path", err)
+		r.block(config.KeyDiskPath, err)
 	case free < cfg.Storage.MinFree:
-		r.block("storage.disk.path", fmt.Errorf("%s are free, less than storage.disk.min_free of %s; exports would wait",
+		r.block(config.KeyDiskPath, fmt.Errorf("%s are free, less than storage.disk.min_free of %s; exports would wait",
 			bytesText(free), bytesText(cfg.Storage.MinFree)))
 	default:
 		r.row("storage", "%s can be written, %s free", path, bytesText(free))
+	}
+}
+
+// redis connects as the gateway would.
+func (r *report) redis(ctx context.Context, cfg *config.Config) {
+	s, err := openRedis(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		r.blockFor("store", err)
+		return
+	}
+	defer func() { _ = s.Close() }() // nothing was left in it
+	r.row("store", "%s answers", storeText(cfg))
+	for _, w := range s.Warnings() {
+		r.notes = append(r.notes, config.KeyRedisURL+": "+w)
+	}
+}
+
+// bucket tries out what the gateway would do in it.
+func (r *report) bucket(ctx context.Context, cfg *config.Config) {
+	s, warnings, err := openBucket(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		r.blockFor("storage", err)
+		return
+	}
+	defer func() { _ = s.Close() }() // what was tried out is over
+	r.row("storage", "%s can be written, read and deleted in", storageText(cfg))
+	for _, w := range warnings {
+		r.notes = append(r.notes, config.KeyBucketURL+": "+w)
+	}
+	if ttl := cfg.Storage.Bucket.Presign; ttl > 0 {
+		r.row("links", "work, each for %s", ttl)
+	} else {
+		r.row("links", "none, files go through the gateway")
 	}
 }
 

@@ -78,7 +78,7 @@ func runDemo(ctx context.Context, c console, f demoFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	d := &demo{flags: f, console: c, dir: f.out}
-	if err := d.open(scratch); err != nil {
+	if err := d.open(ctx, scratch); err != nil {
 		return err
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -141,7 +141,7 @@ func demoDir(path string) error {
 }
 
 // open builds both servers; scratch is for the gateway's store and storage.
-func (d *demo) open(scratch string) error {
+func (d *demo) open(ctx context.Context, scratch string) error {
 	log := newLogger(d.console.err, "warn", "text")
 	d.data = fakefhir.Generate(fakefhir.GenerateOptions{Patients: d.flags.patients, Seed: 1})
 	var err error
@@ -161,10 +161,11 @@ func (d *demo) open(scratch string) error {
 		{Name: "store", Key: config.KeyBoltPath, Value: filepath.Join(scratch, "jobs.db")},
 		{Name: "storage", Key: config.KeyDiskPath, Value: filepath.Join(scratch, "files")},
 		{Name: "space", Key: config.KeyMinFree, Value: "64MiB"},
+		{Name: "drain", Key: config.KeyDrain, Value: "0s"},
 		{Name: "grace", Key: config.KeyShutdownGrace, Value: "2s"},
 	}})
 	if err == nil {
-		d.server, err = newServer(cfg, halves{web: true, work: true}, log)
+		d.server, err = newServer(ctx, cfg, halves{web: true, work: true}, log)
 	}
 	if err != nil {
 		return errors.Join(err, d.fake.Close())

@@ -2,73 +2,130 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"spillway/cmd/spillway/internal/config"
 	"spillway/jobs"
-	"spillway/jobs/boltstore"
 	"spillway/jobs/export"
 	"spillway/jobs/worker"
-	"spillway/storage/disk"
+	"spillway/storage"
 	"spillway/upstream"
 )
 
 // An engine is what performs exports. serve and export use the same one.
 type engine struct {
+	store    jobs.Store
+	files    storage.Store
+	links    storage.Linker // nil: there are none
+	warnings []string       // of store and storage, for the operator
+	process  string         // the name of this one
+	shared   bool           // other processes may use the store
+	closers  []func() error
+
 	upstream *upstream.Client
-	store    *boltstore.Store
-	files    *disk.Store
 	exporter *export.Exporter
 	worker   *worker.Worker
 }
 
-// newClient returns a client for the upstream that c names.
+// openEngine opens store and storage. build puts the rest together.
+func openEngine(ctx context.Context, c *config.Config, log *slog.Logger) (*engine, error) {
+	e := &engine{process: processName(), shared: c.Store.Redis.URL != ""}
+	err := e.openStore(ctx, c, log)
+	if err == nil {
+		err = e.openFiles(ctx, c, log)
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// newClient returns a client for the upstream that c names, which spares it by
+// itself alone. metrics may be nil.
 func newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
+	return upstream.New(upstreamConfig(c, log, metrics))
+}
+
+// newClient returns a client that spares the upstream together with those of
+// the other processes that use the store.
+func (e *engine) newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
+	u := upstreamConfig(c, log, metrics)
+	if e.shared {
+		u.Share, u.Process = share(e.store, c.Upstream.URL), e.process
+	}
+	return upstream.New(u)
+}
+
+func upstreamConfig(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) upstream.Config {
 	u := c.Upstream
-	return upstream.New(upstream.Config{
+	return upstream.Config{
 		URL: u.URL, Aliases: u.Aliases, Header: u.Header, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
 		PageSize: u.PageSize, MaxOutage: u.MaxOutage, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
 		Version: buildVersion(), Registerer: metrics, Logger: log,
+	}
+}
+
+// build makes what performs exports. It starts nothing. encoding is how segments
+// are stored; metrics may be nil.
+func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.Encoding, log *slog.Logger, metrics prometheus.Registerer) {
+	e.upstream = client
+	x := export.Config{
+		Upstream: client, Storage: e.files, Jobs: e.store, Window: int64(c.Export.Window), FileSize: c.Export.FileSize,
+		Encoding: encoding, Settle: c.Upstream.Settle, PlanConcurrency: c.Upstream.MaxConcurrency,
+		Registerer: metrics, Logger: log,
+	}
+	if c.Storage.Bucket.Presign > 0 {
+		x.Links = e.links
+	}
+	e.exporter = export.New(x)
+	limits := limitsOf(c)
+	e.worker = worker.New(worker.Config{
+		Store: e.store, Prepare: e.learn, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
+		OrphanAge: limits.Retention, Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: e.process,
+		Registerer: metrics, Logger: log,
 	})
 }
 
-// openEngine opens store and storage and puts the rest together. It starts
-// nothing. encoding is how segments are stored; metrics may be nil.
-func openEngine(c *config.Config, client *upstream.Client, encoding jobs.Encoding, log *slog.Logger, metrics prometheus.Registerer) (*engine, error) {
-	limits := jobs.Limits{MaxActive: c.Export.MaxActive, Retention: c.Export.Retention}.WithDefaults()
-	store, err := boltstore.Open(c.Store.BoltPath, limits)
+func limitsOf(c *config.Config) jobs.Limits {
+	return jobs.Limits{
+		MaxActive: c.Export.MaxActive, MaxActivePerOwner: c.Export.MaxActivePerClient, Retention: c.Export.Retention,
+	}.WithDefaults()
+}
+
+// processName is different for every process that ever shares a store: process
+// numbers are the same in all containers, and host names may be.
+func processName() string {
+	host, err := os.Hostname()
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the job store: %w", err)
+		host = "spillway"
 	}
-	minFree := c.Storage.MinFree
-	if minFree == 0 {
-		minFree = -1 // 0 would mean the default
-	}
-	files, err := disk.Open(c.Storage.DiskPath, disk.Options{MinFree: minFree, Logger: log})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot open the storage: %w", err), store.Close())
-	}
-	e := &engine{upstream: client, store: store, files: files}
-	e.exporter = export.New(export.Config{
-		Upstream: client, Storage: files, Jobs: store, Window: int64(c.Export.Window), FileSize: c.Export.FileSize,
-		Encoding: encoding, Settle: c.Upstream.Settle, PlanConcurrency: c.Upstream.MaxConcurrency,
-		Registerer: metrics, Logger: log,
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+// run works on exports until ctx ends, if work says so. What the processes agree
+// on about the upstream is kept up for as long as a unit may send requests.
+func (e *engine) run(ctx context.Context, work bool) error {
+	sharing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var g errgroup.Group
+	g.Go(func() error { return e.upstream.Run(sharing) })
+	g.Go(func() error {
+		defer stop()
+		if work {
+			return e.worker.Run(ctx)
+		}
+		<-ctx.Done()
+		return nil
 	})
-	name, err := os.Hostname()
-	if err != nil {
-		name = "spillway"
-	}
-	e.worker = worker.New(worker.Config{
-		Store: store, Prepare: e.learn, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
-		Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: fmt.Sprintf("%s-%d", name, os.Getpid()),
-		Registerer: metrics, Logger: log,
-	})
-	return e, nil
+	return g.Wait()
 }
 
 // learn asks the upstream what it can do, so that the answer is there when the
@@ -77,7 +134,11 @@ func (e *engine) learn(ctx context.Context) { _, _ = e.upstream.Learn(ctx) }
 
 // Close gives store and storage up. Nothing may be using them.
 func (e *engine) Close() error {
-	return errors.Join(e.store.Close(), e.files.Close())
+	var errs []error
+	for _, c := range e.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
 }
 
 // finishedBy reports whether err only says that ctx has ended.

@@ -163,7 +163,8 @@ func (f *exportFlags) load(environ []string) (*config.Config, error) {
 		return nil, err
 	}
 	dir := workdir{f.out}
-	cfg.Store.BoltPath, cfg.Storage.DiskPath = dir.store(), dir.files()
+	cfg.Store = config.Store{BoltPath: dir.store()}
+	cfg.Storage = config.Storage{DiskPath: dir.files(), MinFree: cfg.Storage.MinFree}
 	// An interrupted export may be resumed months later; the directory ends
 	// its life, not a clock.
 	cfg.Export.Retention = 100 * 365 * 24 * time.Hour
@@ -248,10 +249,11 @@ func (r *exportRun) run(ctx context.Context, cfg *config.Config, client *upstrea
 		encoding = jobs.EncodingGzip
 	}
 	began := time.Now()
-	engine, err := openEngine(cfg, client, encoding, r.log, nil)
+	engine, err := openEngine(ctx, cfg, r.log)
 	if err != nil {
 		return err
 	}
+	engine.build(cfg, client, encoding, r.log, nil)
 	open := true
 	defer func() {
 		if open {

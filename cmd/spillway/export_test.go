@@ -201,6 +201,23 @@ func TestExportManySegments(t *testing.T) {
 	}
 }
 
+// TestExportWithTheGatewaysConfiguration: an export from the command line keeps
+// its state in its directory, whatever store the gateway has.
+func TestExportWithTheGatewaysConfiguration(t *testing.T) {
+	s, url := fake(t, few())
+	file, out := filepath.Join(t.TempDir(), "spillway.yaml"), filepath.Join(t.TempDir(), "out")
+	text := "store: {redis: {url: 'redis://127.0.0.1:1'}}\nstorage: {bucket: {url: 's3://nowhere?region=a', presign: 15m}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := spillway(t.Context(), exportLine(url, out, "--config", file)...); got.status != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if diff := cmp.Diff(truth(s), readDir(t, out)); diff != "" {
+		t.Errorf("export (-want +got):\n%s", diff)
+	}
+}
+
 func TestExportErrors(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -1,13 +1,13 @@
 // Command spillway adds FHIR Bulk Data Export to a FHIR server.
 //
-//	serve    the gateway: two listeners, and the work behind them   (serve.go, admin.go)
+//	serve    the gateway: two listeners, and the work behind them   (serve.go, admin.go, listener.go)
 //	export   one export from the command line, into a directory     (export.go, workdir.go, assemble.go)
 //	check    what was learnt about an upstream                      (check.go)
 //	demo     a fake upstream, the gateway and one client, in one    (demo.go, bulkclient.go)
 //	version  which build this is
 //
 // The package turns flags, YAML and environment into values (internal/config)
-// and values into a running process (engine.go). Everything else has its own
+// and values into a running process (engine.go, backends.go). Everything else has its own
 // package. What users see is written here: data on standard output, all other
 // words on standard error, and an exit status (see exitError).
 package main
@@ -24,6 +24,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 
 	"spillway/cmd/spillway/internal/config"
@@ -44,13 +45,19 @@ const (
 // not say.
 const gcPercent = 40
 
-// errInterrupted is the cause of a context that a signal has ended.
-var errInterrupted = errors.New("interrupted")
+// errInterrupted is the cause of a context that a signal has ended, and
+// errTerminated if that was SIGTERM, by which services are stopped.
+var (
+	errInterrupted = errors.New("interrupted")
+	errTerminated  = fmt.Errorf("%w by SIGTERM", errInterrupted)
+)
 
 func main() {
 	// net/http tells the standard logger of bytes that an upstream sent
 	// unasked, and quotes them. Nothing of ours uses that logger.
 	log.SetOutput(io.Discard)
+	// go-redis has a logger of its own for what it also returns as an error.
+	logging.Disable()
 	// The live heap is small and most of it is buffers. Collecting more often
 	// costs 5 % of CPU, and keeps the memory of a long run at that of a short one.
 	if os.Getenv("GOGC") == "" {
@@ -69,10 +76,14 @@ func interruptible(parent context.Context, stderr io.Writer) (context.Context, f
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
-		if _, open := <-signals; !open {
+		switch s, open := <-signals; {
+		case !open:
 			return
+		case s == syscall.SIGTERM:
+			cancel(errTerminated)
+		default:
+			cancel(errInterrupted)
 		}
-		cancel(errInterrupted)
 		if _, open := <-signals; open {
 			fmt.Fprintln(stderr, "spillway: second signal, stopping at once")
 			os.Exit(exitInterrupted)

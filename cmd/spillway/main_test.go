@@ -85,7 +85,7 @@ func TestUsage(t *testing.T) {
 		{"ErrServeNoUpstream", "serve", "upstream.url: is required; write it such as https://fhir.example.org/fhir"},
 		{"ErrConfig", "serve --config bad.yaml", "bad.yaml:1: upstream.url: is required; write it such as https://fhir.example.org/fhir\n" +
 			"bad.yaml:2: upstream.timout: unknown key; did you mean timeout?\n" +
-			"bad.yaml:4: store.redis: not available in this version; use store.bolt"},
+			"bad.yaml:4: store.redis.url: is required; write it such as redis://localhost:6379/0"},
 		{"ErrNoConfig", "serve --config absent.yaml", "cannot read the configuration: open absent.yaml: no such file or directory"},
 		{"ErrCheckConfig", "check --config absent.yaml", "cannot read the configuration: open absent.yaml: no such file or directory"},
 		{"ErrNoOut", "export --upstream http://127.0.0.1:1/fhir", "spillway: --out is required: the directory to fill"},

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,9 +37,10 @@ func newServe(c console) *cobra.Command {
 Every key of the configuration can also be set by an environment variable, such
 as SPILLWAY_UPSTREAM_URL; without --config only these count.
 
-The first SIGTERM or SIGINT stops it gracefully within server.shutdown_grace:
-downloads end, unfinished work is kept for the next start. The second stops it
-at once.`,
+The first SIGTERM or SIGINT stops it gracefully: work on exports is handed back
+at once, and downloads have server.shutdown_grace to end. After SIGTERM requests
+are still taken for server.drain, while /readyz says that it stops. The second
+signal stops it at once.`,
 	}
 	cmd.Flags().StringVar(&o.config, "config", "", "YAML `file` of the configuration")
 	cmd.Flags().BoolVar(&o.noWork, "no-workers", false, "only answer requests; exports wait for another process")
@@ -53,7 +54,10 @@ at once.`,
 			return err
 		}
 		log := newLogger(c.err, cfg.Log.Level, cfg.Log.Format)
-		s, err := newServer(cfg, halves{web: !o.onlyWork, work: !o.noWork}, log)
+		s, err := newServer(ctx, cfg, halves{web: !o.onlyWork, work: !o.noWork}, log)
+		if finishedBy(ctx, err) {
+			return &exitError{exitInterrupted, errInterrupted}
+		}
 		if err != nil {
 			return err
 		}
@@ -77,18 +81,18 @@ type server struct {
 	publicURL *url.URL // FHIR base as clients see it; nil without the web half
 }
 
-// newServer opens everything that can fail for reasons of this machine: files,
-// ports, certificates. That the upstream is away is no error. It starts
-// nothing; a server that is not run must be closed.
-func newServer(cfg *config.Config, parts halves, log *slog.Logger) (*server, error) {
+// newServer opens everything that can fail for reasons of this machine or of its
+// configuration: files, ports, certificates, Redis, the bucket. That the upstream
+// is away is no error. It starts nothing; a server that is not run must be closed.
+func newServer(ctx context.Context, cfg *config.Config, parts halves, log *slog.Logger) (*server, error) {
 	s := &server{config: cfg, halves: parts, log: log}
-	if err := s.open(); err != nil {
+	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *server) open() error {
+func (s *server) open(ctx context.Context) error {
 	cfg, metrics := s.config, prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// Ports first: a second start on the same machine fails here, with the
@@ -106,13 +110,14 @@ func (s *server) open() error {
 			return fmt.Errorf("server.listen: %w", err)
 		}
 	}
-	client, err := newClient(cfg, s.log, metrics)
+	if s.engine, err = openEngine(ctx, cfg, s.log); err != nil {
+		return err
+	}
+	client, err := s.engine.newClient(cfg, s.log, metrics)
 	if err != nil {
 		return err
 	}
-	if s.engine, err = openEngine(cfg, client, jobs.EncodingGzip, s.log, metrics); err != nil {
-		return err
-	}
+	s.engine.build(cfg, client, jobs.EncodingGzip, s.log, metrics)
 	s.readiness = newReadiness(s.engine, s.log)
 	s.admin.serve(adminHandler(metrics, s.readiness), s.log)
 	if s.halves.web {
@@ -120,7 +125,7 @@ func (s *server) open() error {
 		if err != nil {
 			return err
 		}
-		s.public.serve(handler, s.log)
+		s.public.serve(s.closing(handler), s.log)
 	}
 	return nil
 }
@@ -133,11 +138,13 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		PublicURL: s.publicURL,
 		Upstream: upstream.NewProxy(upstream.ProxyConfig{
 			Upstream: cfg.Upstream.URL, Aliases: cfg.Upstream.Aliases, PublicURL: s.publicURL,
-			Timeout: cfg.Upstream.Timeout, Registerer: metrics, Logger: s.log,
+			Timeout: cfg.Upstream.Timeout, Observe: client.ObservePassThrough, Registerer: metrics, Logger: s.log,
 		}),
 		Capabilities:       client.Capabilities,
 		Jobs:               s.engine.store,
 		Storage:            s.engine.files,
+		Links:              s.engine.links,
+		LinkTTL:            cfg.Storage.Bucket.Presign,
 		Auth:               auth.None(),
 		RequireAccept:      cfg.Server.RequireAccept,
 		RequirePreferAsync: cfg.Server.RequirePreferAsync,
@@ -160,11 +167,10 @@ func (s *server) Close() error {
 	return errors.Join(errs...)
 }
 
-// Run serves until ctx ends, then stops within the grace time and closes
-// everything. An end by ctx is no error.
+// Run serves until ctx ends, then stops within the drain and the grace time and
+// closes everything. An end by ctx is no error.
 func (s *server) Run(ctx context.Context) error {
 	s.announce()
-	grace := s.config.Server.ShutdownGrace
 	// The admin listener outlives the others, so that the end can be watched.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	all, allCtx := errgroup.WithContext(ctx)
@@ -172,17 +178,16 @@ func (s *server) Run(ctx context.Context) error {
 	all.Go(func() error {
 		defer stopAdmin()
 		g, gctx := errgroup.WithContext(allCtx)
+		serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 		if s.public != nil {
-			g.Go(func() error { return s.public.Run(gctx, grace) })
+			g.Go(func() error { return s.public.Run(serving, s.config.Server.ShutdownGrace) })
 		}
-		if s.halves.work {
-			g.Go(func() error { return s.engine.worker.Run(gctx) })
-		}
+		g.Go(func() error { return s.engine.run(gctx, s.halves.work) })
 		g.Go(func() error { return s.readiness.Run(gctx) })
 		g.Go(func() error {
+			defer stopServing()
 			<-gctx.Done()
-			s.readiness.stop()
-			s.log.Info("stopping", "grace", grace.String())
+			s.drain(ctx)
 			return nil
 		})
 		return g.Wait()
@@ -197,18 +202,47 @@ func (s *server) Run(ctx context.Context) error {
 	return err
 }
 
+// drain says that this process stops, and takes requests for a while longer if
+// it is a service that was told to: load balancers take some time to notice. A
+// person who presses Ctrl-C has none.
+func (s *server) drain(ctx context.Context) {
+	s.readiness.stop()
+	wait := s.config.Server.Drain
+	if !s.halves.web || !errors.Is(context.Cause(ctx), errTerminated) {
+		wait = 0
+	}
+	s.log.Info("stopping", "drain", wait.String(), "grace", s.config.Server.ShutdownGrace.String())
+	time.Sleep(wait) // a second signal ends the process
+}
+
+// closing asks clients for new connections once this process stops, so that
+// their next requests go elsewhere.
+func (s *server) closing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.readiness.isStopping() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func (s *server) announce() {
 	cfg := s.config
-	for _, w := range cfg.Warnings {
+	for _, w := range slices.Concat(cfg.Warnings, s.engine.warnings) {
 		s.log.Warn(w)
 	}
 	s.log.Debug("configuration in effect", "keys", cfg.String())
-	at := []any{"admin", s.admin.Addr().String(), "upstream", cfg.Upstream.URL.Redacted(), "version", buildVersion()}
+	at := []any{
+		"admin", s.admin.Addr().String(), "upstream", cfg.Upstream.URL.Redacted(), "store", storeText(cfg), "storage", storageText(cfg),
+		"name", s.engine.process, "version", buildVersion(),
+	}
 	if s.public != nil {
 		at = append(at, "listen", s.public.Addr().String(), "public", s.publicURL.String())
 	}
 	s.log.Info("spillway is up", at...)
-	if s.halves.web && !s.halves.work {
+	if s.halves.web && !s.halves.work && !s.engine.shared {
+		s.log.Warn("this process does not work on exports, and no other can use its store; configure store.redis")
+	} else if s.halves.web && !s.halves.work {
 		s.log.Warn("this process does not work on exports; they wait until one that shares its store does")
 	}
 }
@@ -223,63 +257,4 @@ func serverTLS(c config.Server) (*tls.Config, error) {
 		return nil, usageError("server.tls: %w", err)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}, nil
-}
-
-// A listener is a port with the HTTP server on it.
-type listener struct {
-	net.Listener
-	secure *tls.Config // nil: plain HTTP
-	server *http.Server
-}
-
-// listen takes the port, so that a busy one is an error at start.
-func listen(address string, secure *tls.Config) (*listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	return &listener{Listener: l, secure: secure}, nil
-}
-
-// serve says what is answered.
-func (l *listener) serve(handler http.Handler, log *slog.Logger) {
-	l.server = &http.Server{
-		Handler:           handler,
-		TLSConfig:         l.secure,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		// No write timeout: a download may take hours.
-	}
-}
-
-// Run serves until ctx ends; then it takes no more requests, and those under
-// way have the grace time to end.
-func (l *listener) Run(ctx context.Context, grace time.Duration) error {
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		err := l.serveAny()
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return err
-	})
-	g.Go(func() error {
-		<-gctx.Done()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-		defer cancel()
-		if err := l.server.Shutdown(stop); err != nil {
-			return l.server.Close() // what did not end in time is cut
-		}
-		return nil
-	})
-	return g.Wait()
-}
-
-func (l *listener) serveAny() error {
-	if l.secure != nil {
-		return l.server.ServeTLS(l.Listener, "", "")
-	}
-	return l.server.Serve(l.Listener)
 }

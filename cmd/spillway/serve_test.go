@@ -2,16 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -49,18 +42,24 @@ func gatewayConfig(t *testing.T, upstream string, more ...config.Flag) *config.C
 type running struct {
 	*server
 	client *http.Client
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	ended  chan error
 }
 
 // start runs a gateway until the test ends or stop is called.
 func start(t *testing.T, cfg *config.Config, parts halves) *running {
 	t.Helper()
-	s, err := newServer(cfg, parts, slog.New(slog.DiscardHandler))
+	s, err := newServer(t.Context(), cfg, parts, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	return runServer(t, s)
+}
+
+// runServer is start for a gateway that is open already.
+func runServer(t *testing.T, s *server) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(t.Context())
 	r := &running{server: s, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, cancel: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- s.Run(ctx); close(r.ended) }()
 	t.Cleanup(func() { r.stop(t) })
@@ -70,7 +69,7 @@ func start(t *testing.T, cfg *config.Config, parts halves) *running {
 // stop is the first signal; it waits for the end.
 func (r *running) stop(t *testing.T) {
 	t.Helper()
-	r.cancel()
+	r.cancel(errInterrupted)
 	select {
 	case err := <-r.ended:
 		if err != nil {
@@ -229,7 +228,7 @@ func TestServeBusyPort(t *testing.T) {
 	}
 	defer l.Close()
 	for _, key := range []string{config.KeyListen, config.KeyAdminListen} {
-		_, err := newServer(gatewayConfig(t, url, config.Flag{Name: "x", Key: key, Value: l.Addr().String()}), halves{web: true, work: true}, slog.New(slog.DiscardHandler))
+		_, err := newServer(t.Context(), gatewayConfig(t, url, config.Flag{Name: "x", Key: key, Value: l.Addr().String()}), halves{web: true, work: true}, slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "address already in use") {
 			t.Errorf("%s: %v", key, err)
 		}
@@ -241,7 +240,7 @@ func TestServeSameStore(t *testing.T) {
 	_, url := fake(t, few())
 	cfg := gatewayConfig(t, url)
 	start(t, cfg, halves{web: true, work: true})
-	if _, err := newServer(cfg, halves{web: true, work: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "cannot open the job store") {
+	if _, err := newServer(t.Context(), cfg, halves{web: true, work: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "cannot open the job store") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -277,7 +276,7 @@ func TestServeStop(t *testing.T) {
 		body <- string(b)
 	}()
 	<-arrived
-	r.cancel()
+	r.cancel(errInterrupted)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("tcp", r.public.Addr().String())
 		if err != nil {
@@ -298,70 +297,32 @@ func TestServeStop(t *testing.T) {
 	r.stop(t)
 }
 
-func TestServeTLS(t *testing.T) {
+// TestServeDrain: after a SIGTERM the process says at once that it stops and
+// works on exports no more, but still answers for a while.
+func TestServeDrain(t *testing.T) {
 	_, url := fake(t, few())
-	cert, key, pool := certificate(t)
-	flags := []config.Flag{{Name: "x", Key: "server.tls.cert_file", Value: cert}, {Name: "y", Key: "server.tls.key_file", Value: key}}
-	r := start(t, gatewayConfig(t, url, flags...), halves{web: true, work: true})
-	if got, want := r.publicURL.String(), "https://"+r.public.Addr().String()+"/fhir"; got != want {
-		t.Errorf("public URL %s, want %s", got, want)
+	r := start(t, gatewayConfig(t, url, config.Flag{Name: "x", Key: config.KeyDrain, Value: "4s"}), halves{web: true, work: true})
+	r.health(t, http.StatusOK)
+	client := &bulkClient{http: r.client, base: r.publicURL.String()}
+	began := time.Now()
+	r.cancel(errTerminated)
+	if h := r.health(t, http.StatusServiceUnavailable); h.Status != "stopping" {
+		t.Errorf("/readyz says %q", h.Status)
 	}
-	for _, test := range []struct {
-		version uint16
-		ok      bool
-	}{{tls.VersionTLS13, true}, {tls.VersionTLS12, true}, {tls.VersionTLS11, false}} {
-		client := &http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true,
-			TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: test.version, MaxVersion: test.version},
-		}}
-		answer, err := client.Get(r.publicURL.String() + "/Patient?_count=1")
-		if (err == nil) != test.ok {
-			t.Errorf("%s: %v", tls.VersionName(test.version), err)
-		}
-		if err == nil {
-			_ = answer.Body.Close()
-			if answer.StatusCode != http.StatusOK {
-				t.Errorf("%s: %s", tls.VersionName(test.version), answer.Status)
-			}
-		}
-	}
-	flags[1].Value = cert
-	if _, err := newServer(gatewayConfig(t, url, flags...), halves{web: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
-		t.Errorf("a key that is none: %v", err)
-	}
-}
-
-// certificate makes one for 127.0.0.1 and returns its files.
-func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	status, err := client.kickOff(t.Context(), "?_type=Patient")
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	answer, err := r.client.Get(status)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusAccepted || !answer.Close || answer.Header.Get("X-Progress") != "0% done: waiting for its turn" {
+		t.Errorf("%s, the connection is closed: %t, %v", answer.Status, answer.Close, answer.Header)
 	}
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	r.stop(t)
+	if took := time.Since(began); took < 4*time.Second {
+		t.Errorf("it stopped after %v", took)
 	}
-	pool = x509.NewCertPool()
-	if parsed, err := x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	} else {
-		pool.AddCert(parsed)
-	}
-	return cert, key, pool
 }

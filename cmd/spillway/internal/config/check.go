@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -29,6 +31,7 @@ func (l *loader) check(in Input) {
 	} {
 		l.rule(r)
 	}
+	l.passwordFile()
 	if in.Serve {
 		l.checkServe()
 	}
@@ -44,6 +47,10 @@ func (l *loader) checkServe() {
 		},
 		{(s.CertFile == "") != (s.KeyFile == ""), "server.tls", "needs both cert_file and key_file, or neither"},
 		{
+			(c.Store.Redis.CertFile == "") != (c.Store.Redis.KeyFile == ""), "store.redis",
+			"needs both cert_file and key_file, or neither",
+		},
+		{
 			!loopback(s.Listen) && !c.Auth.AllowAnonymous && !l.reported("auth.mode"), KeyListen,
 			fmt.Sprintf("%s can be reached from other machines, and with auth.mode none everybody there could export everything; "+
 				"listen on 127.0.0.1 behind a proxy that authenticates, or set auth.allow_anonymous: true", s.Listen),
@@ -53,7 +60,7 @@ func (l *loader) checkServe() {
 			"is the address of server.listen; the gateway would call itself",
 		},
 		{
-			inside(c.Store.BoltPath, c.Storage.DiskPath), KeyBoltPath,
+			c.Store.Redis.URL == "" && c.Storage.Bucket.URL == "" && inside(c.Store.BoltPath, c.Storage.DiskPath), KeyBoltPath,
 			"lies in storage.disk.path, which holds files of exports only",
 		},
 		{
@@ -63,6 +70,17 @@ func (l *loader) checkServe() {
 	} {
 		l.rule(r)
 	}
+	l.checkOne("store.redis", "store.bolt", KeyRedisURL, c.Store.Redis.URL, "redis://localhost:6379/0")
+	l.checkOne("storage.bucket", "storage.disk", KeyBucketURL, c.Storage.Bucket.URL, "s3://my-exports?region=eu-central-1")
+	if c.Store.Redis.URL != "" && c.Storage.Bucket.URL == "" {
+		l.warn(l.place(KeyRedisURL), "is used with storage.disk, so every process that uses this Redis needs the same folder at storage.disk.path; otherwise use storage.bucket")
+	}
+	if c.Store.Redis.URL != "" && s.PublicURL == nil {
+		l.warn(l.place("server.public_url"), "is not set, so each process names its own address in its answers; replicas behind a load balancer must name that of the balancer")
+	}
+	if c.Export.MaxActivePerClient > 0 && c.Auth.Mode == "none" {
+		l.warn(l.place(KeyPerClient), "has no effect with auth.mode none, which does not tell clients apart")
+	}
 	if host, _, err := net.SplitHostPort(s.Listen); err == nil && s.PublicURL == nil {
 		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 			l.warn(l.place(KeyListen), "stands for every address of this machine, so that links in answers may not work elsewhere; set server.public_url")
@@ -70,6 +88,48 @@ func (l *loader) checkServe() {
 	}
 	if !loopback(s.AdminListen) {
 		l.warn(l.place(KeyAdminListen), "can be reached from other machines; it serves metrics and profiling to everybody")
+	}
+}
+
+// checkOne reports a choice that was made twice or not to its end: chosen is a
+// section that takes the place of another, url the key of its address.
+func (l *loader) checkOne(chosen, other, url, address, example string) {
+	at, set := l.given(chosen)
+	if !set {
+		return
+	}
+	if address == "" && !l.reported(url) {
+		at.Key = url
+		l.add(at, "is required; write it such as "+example)
+	}
+	if _, both := l.given(other); both {
+		at.Key = chosen
+		l.add(at, "stands beside "+other+"; only one of them can be used, so remove the other")
+	}
+}
+
+// given returns where a section, or the first key of it, was set.
+func (l *loader) given(section string) (Problem, bool) {
+	for _, k := range slices.Sorted(maps.Keys(l.places)) {
+		if k == section || strings.HasPrefix(k, section+".") {
+			return l.places[k], true
+		}
+	}
+	return Problem{}, false
+}
+
+// passwordFile reads the password of Redis where it is kept in a file.
+func (l *loader) passwordFile() {
+	const key = "store.redis.password_file"
+	r := &l.config.Store.Redis
+	switch {
+	case r.passwordFile == "":
+	case r.Password != "":
+		l.add(l.place(key), "stands beside store.redis.password; remove one of them")
+	default:
+		var err error
+		r.Password, err = l.secret(r.passwordFile)
+		l.report(l.place(key), err)
 	}
 }
 

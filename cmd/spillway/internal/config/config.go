@@ -51,7 +51,8 @@ type Server struct {
 	CertFile, KeyFile  string // both or none
 	RequireAccept      bool
 	RequirePreferAsync bool
-	ShutdownGrace      time.Duration // how long downloads may go on after the first signal
+	Drain              time.Duration // how long requests are still taken after a SIGTERM
+	ShutdownGrace      time.Duration // how long downloads may go on after that
 }
 
 // Export is how exports are performed.
@@ -60,16 +61,41 @@ type Export struct {
 	FileSize  int64         // uncompressed size at which a file is closed
 	Retention time.Duration // how long an ended export and its files are kept
 	MaxActive int           // exports running at once
-	Workers   int           // units of work at once; never 0
+	// MaxActivePerClient is how many of one client run at once; 0: no limit of
+	// its own.
+	MaxActivePerClient int
+	Workers            int // units of work at once; never 0
 }
 
-// Store is where jobs are recorded.
-type Store struct{ BoltPath string }
+// Store is where jobs are recorded: in Redis if it has a URL, or else in a file.
+type Store struct {
+	BoltPath string
+	Redis    Redis
+}
 
-// Storage is where files are kept.
+// Redis is a store that many processes share.
+type Redis struct {
+	URL                string // "": none; may hold a password
+	Username, Password string // instead of those in URL; empty: the URL's
+	KeyPrefix          string
+	CAFile             string // "": those of the system
+	CertFile, KeyFile  string // of the client; both or none
+	AllowInsecure      bool   // plain text without authentication off loopback
+
+	passwordFile string // read by Load
+}
+
+// Storage is where files are kept: in a bucket if it has a URL, or else in a folder.
 type Storage struct {
 	DiskPath string
 	MinFree  int64 // free space below which nothing new is written
+	Bucket   Bucket
+}
+
+// Bucket is object storage.
+type Bucket struct {
+	URL     string        // "": none
+	Presign time.Duration // how long links to files hold; 0: files go through the gateway
 }
 
 // Auth is who may export.
@@ -94,10 +120,16 @@ const (
 	KeyPageSize      = "upstream.page_size"
 	KeyListen        = "server.listen"
 	KeyAdminListen   = "server.admin_listen"
+	KeyDrain         = "server.drain"
 	KeyShutdownGrace = "server.shutdown_grace"
+	KeyPerClient     = "export.max_active_per_client"
 	KeyBoltPath      = "store.bolt.path"
+	KeyRedisURL      = "store.redis.url"
+	KeyRedisPrefix   = "store.redis.key_prefix"
 	KeyDiskPath      = "storage.disk.path"
 	KeyMinFree       = "storage.disk.min_free"
+	KeyBucketURL     = "storage.bucket.url"
+	KeyPresign       = "storage.bucket.presign"
 )
 
 func defaults() *Config {
@@ -109,10 +141,11 @@ func defaults() *Config {
 		},
 		Server: Server{
 			Listen: "127.0.0.1:8088", AdminListen: "127.0.0.1:8089",
-			RequireAccept: true, RequirePreferAsync: true, ShutdownGrace: 30 * time.Second,
+			RequireAccept: true, RequirePreferAsync: true,
+			Drain: 3 * time.Second, ShutdownGrace: 30 * time.Second,
 		},
 		Export:  Export{Window: 10_000, FileSize: 1 << 30, Retention: 24 * time.Hour, MaxActive: 4},
-		Store:   Store{BoltPath: "spillway-data/jobs.db"},
+		Store:   Store{BoltPath: "spillway-data/jobs.db", Redis: Redis{KeyPrefix: "spillway"}},
 		Storage: Storage{DiskPath: "spillway-data/files", MinFree: 1 << 30},
 		Auth:    Auth{Mode: "none"},
 		Log:     Log{Level: "info", Format: "text"},

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -27,10 +28,11 @@ func load(t *testing.T, text string, in Input) (*Config, error) {
 
 func TestMessages(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		yaml string
-		env  []string
-		want string // all messages
+		name   string
+		yaml   string
+		env    []string
+		want   string // all messages
+		prefix bool   // want is how they begin
 	}{
 		{name: "ErrUnknownKey", yaml: minimal + "  timout: 5s\n",
 			want: "spillway.yaml:3: upstream.timout: unknown key; did you mean timeout?"},
@@ -99,10 +101,46 @@ func TestMessages(t *testing.T) {
 			want: "spillway.yaml:2: upstream.url: the environment variable FHIR_URL is not set"},
 		{name: "ErrUnclosed", yaml: minimal + "  headers: {X-A: '${A'}\n", env: []string{"A=1"},
 			want: "spillway.yaml:3: upstream.headers.X-A: ${ without }; write $${ for the two characters themselves"},
-		{name: "ErrRedis", yaml: minimal + "store: {redis: {url: 'redis://localhost:6379/0'}}\n",
-			want: "spillway.yaml:3: store.redis: not available in this version; use store.bolt"},
-		{name: "ErrBucket", yaml: minimal + "storage: {bucket: {url: 's3://x'}}\n",
-			want: "spillway.yaml:3: storage.bucket: not available in this version; use storage.disk"},
+		{name: "ErrRedisAndBolt", yaml: minimal + "store:\n  bolt: {path: a.db}\n  redis: {url: 'redis://localhost:6379/0'}\nstorage: {bucket: {url: 's3://x?region=a'}}\n",
+			want: "spillway.yaml:5: store.redis: stands beside store.bolt; only one of them can be used, so remove the other"},
+		{name: "ErrRedisByEnvironmentAndBolt", yaml: minimal + "store: {bolt: {path: a.db}}\nstorage: {bucket: {url: 's3://x?region=a'}}\n", env: []string{"SPILLWAY_STORE_REDIS_URL=redis://localhost"},
+			want: "SPILLWAY_STORE_REDIS_URL: stands beside store.bolt; only one of them can be used, so remove the other"},
+		{name: "ErrBucketAndDisk", yaml: minimal + "storage: {disk: {min_free: 1GiB}, bucket: {url: 's3://x?region=a'}}\n",
+			want: "spillway.yaml:3: storage.bucket: stands beside storage.disk; only one of them can be used, so remove the other"},
+		{name: "ErrNoRedisURL", yaml: minimal + "store:\n  redis:\n    username: me\n",
+			want: "spillway.yaml:4: store.redis.url: is required; write it such as redis://localhost:6379/0"},
+		{name: "ErrNoBucketURL", yaml: minimal + "storage: {bucket: }\n",
+			want: "spillway.yaml:3: storage.bucket.url: is required; write it such as s3://my-exports?region=eu-central-1"},
+		{name: "ErrRedisScheme", yaml: minimal + "store: {redis: {url: 'amqp://me:hidden@localhost'}}\n", prefix: true,
+			want: "spillway.yaml:3: store.redis.url: "},
+		{name: "ErrRedisURL", yaml: minimal + "store: {redis: {url: 'redis://me:hidden@host:port'}}\n", prefix: true,
+			want: "spillway.yaml:3: store.redis.url: "},
+		{name: "ErrRedisURLByEnvironment", yaml: minimal, env: []string{"SPILLWAY_STORE_REDIS_URL=localhost:6379"}, prefix: true,
+			want: "SPILLWAY_STORE_REDIS_URL: "},
+		{name: "ErrRedisPrefix", yaml: minimal + "store: {redis: {url: 'redis://localhost', key_prefix: '{a}'}}\n",
+			want: "spillway.yaml:3: store.redis.key_prefix: \"{a}\" is no prefix; it has 1 to 64 letters, digits and characters of ._:-"},
+		{name: "ErrRedisHalfTLS", yaml: minimal + "store: {redis: {url: 'rediss://localhost', key_file: k.pem}}\n",
+			want: "spillway.yaml:3: store.redis: needs both cert_file and key_file, or neither"},
+		{name: "ErrRedisPasswordFile", yaml: minimal + "store:\n  redis:\n    url: redis://localhost\n    password_file: absent\n",
+			want: "spillway.yaml:6: store.redis.password_file: cannot read the secret: open absent: no such file or directory"},
+		{name: "ErrRedisTwoPasswords", yaml: minimal + "store:\n  redis:\n    url: redis://localhost\n    password: ${P}\n    password_file: absent\n", env: []string{"P=hidden"},
+			want: "spillway.yaml:7: store.redis.password_file: stands beside store.redis.password; remove one of them"},
+		{name: "ErrRedisUnset", yaml: minimal + "store: {redis: {url: 'redis://localhost', password: '${P}'}}\n",
+			want: "spillway.yaml:3: store.redis.password: the environment variable P is not set"},
+		{name: "ErrRedisKey", yaml: minimal + "store: {redis: {url: 'redis://localhost', pasword: a}}\n",
+			want: "spillway.yaml:3: store.redis.pasword: unknown key; did you mean password?"},
+		{name: "ErrBucketScheme", yaml: minimal + "storage: {bucket: {url: 'ftp://x'}}\n",
+			want: "spillway.yaml:3: storage.bucket.url: unknown scheme \"ftp\"; there are s3://, gs:// and azblob://"},
+		{name: "ErrBucketPassword", yaml: minimal + "storage: {bucket: {url: 's3://me:hidden@x'}}\n", prefix: true,
+			want: "spillway.yaml:3: storage.bucket.url: "},
+		{name: "ErrPresignLong", yaml: minimal + "storage: {bucket: {url: 's3://x?region=a', presign: 8d}}\n",
+			want: "spillway.yaml:3: storage.bucket.presign: 8d is out of range; allowed is 1m to 7d, or 0 for files that go through the gateway"},
+		{name: "ErrPresignShort", yaml: minimal + "storage: {bucket: {url: 's3://x?region=a', presign: 5s}}\n",
+			want: "spillway.yaml:3: storage.bucket.presign: 5s is out of range; allowed is 1m to 7d, or 0 for files that go through the gateway"},
+		{name: "ErrPresignNoUnit", yaml: minimal + "storage: {bucket: {url: 's3://x?region=a', presign: 15}}\n",
+			want: "spillway.yaml:3: storage.bucket.presign: \"15\" is no duration; write it such as 500ms, 30s, 5m, 24h or 7d"},
+		{name: "ErrDrain", yaml: minimal + "server: {drain: 1h}\n",
+			want: "spillway.yaml:3: server.drain: 1h is out of range; allowed is 0s to 10m0s"},
 		{name: "ErrProfile", yaml: minimal + "  profile: hapi.yaml\n",
 			want: "spillway.yaml:3: upstream.profile: \"hapi.yaml\" is not available in this version; only auto is"},
 		{name: "ErrAuthMode", yaml: minimal + "auth: {mode: jwt}\n",
@@ -133,7 +171,14 @@ func TestMessages(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			if diff := cmp.Diff(test.want, err.Error()); diff != "" {
+			got := err.Error()
+			if strings.Contains(got, "hidden") {
+				t.Errorf("a secret is shown: %s", got)
+			}
+			if test.prefix && len(got) > len(test.want) {
+				got = got[:len(test.want)] // the rest is said by the package of the service
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("messages (-want +got):\n%s", diff)
 			}
 		})
@@ -173,11 +218,13 @@ export:
   window: 10000
   file_size: 1GiB
   retention: 24h
-  max_active: 4
+  max_active: 4                             # exports running at once; more wait
 store:
-  bolt: {path: spillway-data/jobs.db}
+  bolt: {path: spillway-data/jobs.db}       # default
+  # redis: {url: redis://localhost:6379/0, key_prefix: spillway}
 storage:
-  disk: {path: spillway-data/files}
+  disk: {path: spillway-data/files}         # default
+  # bucket: {url: "s3://my-exports?region=eu-central-1", presign: 15m}
 auth:
   mode: none
 log: {level: info, format: text}
@@ -231,6 +278,10 @@ func TestReadme(t *testing.T) {
 	effective := strings.Replace(fresh.String(), "server.public_url: \n", "server.public_url: http://127.0.0.1:8088/fhir\n", 1)
 	if diff := cmp.Diff(shown.String(), effective); diff != "" {
 		t.Errorf("README (-) against default (+):\n%s", diff)
+	}
+	alternatives := regexp.MustCompile(`(?m)^  (bolt|disk):`).ReplaceAllString(regexp.MustCompile(`(?m)^  # `).ReplaceAllString(block, "  "), "  # $1:")
+	if _, err := load(t, alternatives, Input{Serve: true, Environ: []string{"REDIS_PASSWORD=secret"}}); err != nil {
+		t.Errorf("the alternatives that are commented out: %v", err)
 	}
 	for _, k := range fresh.keys {
 		if last := k.name[strings.LastIndexByte(k.name, '.')+1:]; !strings.Contains(block, last+":") {
@@ -305,6 +356,87 @@ log: {level: debug}
 		if strings.Contains(c.String(), text) {
 			t.Errorf("the effective configuration shows a secret:\n%s", c)
 		}
+	}
+}
+
+// TestShared: the configuration of many replicas.
+func TestShared(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte("from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const away = "is used with storage.disk, so every process that uses this Redis needs the same folder at storage.disk.path; otherwise use storage.bucket"
+	const plain = "a secret stands in the file itself; write ${NAME}, or name a file with password_file"
+	alone, err := load(t, minimal+"store: {redis: {url: 'redis://h'}}\nstorage: {bucket: {url: 's3://x?region=a'}}\n", Input{Serve: true})
+	if err != nil || len(alone.Warnings) != 1 || !strings.HasPrefix(alone.Warnings[0], "spillway.yaml:1: server.public_url: is not set") {
+		t.Errorf("without a public address: %v, %q", err, alone.Warnings)
+	}
+	bucket := "storage: {bucket: {url: 's3://x?region=a&prefix=p/', presign: 0}}\n"
+	for _, test := range []struct {
+		name, yaml string
+		env        []string
+		want       Redis
+		presign    time.Duration
+		warnings   []string
+		shows      string // a line of the effective configuration
+	}{
+		{
+			name: "PasswordFile", yaml: bucket + "store:\n  redis: {url: 'rediss://h:6380/2', username: me, password_file: " + secret + ", key_prefix: a.b, ca_file: ca.pem}\n",
+			want:  Redis{URL: "rediss://h:6380/2", Username: "me", Password: "from-file", KeyPrefix: "a.b", CAFile: "ca.pem"},
+			shows: "store.redis.password: (set)\n",
+		},
+		{
+			name: "PasswordReference", yaml: bucket + "store: {redis: {url: 'redis://h', password: '${P}'}}\n", env: []string{"P=secret"},
+			want: Redis{URL: "redis://h", Password: "secret", KeyPrefix: "spillway"}, shows: "store.redis.password: (set)\n",
+		},
+		{
+			name: "PasswordInTheFile", yaml: bucket + "store: {redis: {url: 'redis://h', password: secret}}\n",
+			want:     Redis{URL: "redis://h", Password: "secret", KeyPrefix: "spillway"},
+			warnings: []string{"spillway.yaml:2: store.redis.password: " + plain}, shows: "store.redis.password: (set)\n",
+		},
+		{
+			name: "PasswordInTheURL", yaml: bucket + "store: {redis: {url: 'redis://me:secret@h'}}\n",
+			want:     Redis{URL: "redis://me:secret@h", KeyPrefix: "spillway"},
+			warnings: []string{"spillway.yaml:2: store.redis.url: " + plain}, shows: "store.redis.url: redis://me:xxxxx@h\n",
+		},
+		{
+			name: "PasswordInTheURLOfTheEnvironment", yaml: bucket, env: []string{"SPILLWAY_STORE_REDIS_URL=redis://:secret@h", "SPILLWAY_STORE_REDIS_ALLOW_INSECURE=true"},
+			want: Redis{URL: "redis://:secret@h", KeyPrefix: "spillway", AllowInsecure: true}, shows: "store.redis.url: redis://:xxxxx@h\n",
+		},
+		{
+			name: "Disk", yaml: "store: {redis: {url: 'redis://h'}}\nstorage: {disk: {path: /mnt/shared}}\n",
+			want: Redis{URL: "redis://h", KeyPrefix: "spillway"}, warnings: []string{"spillway.yaml:1: store.redis.url: " + away},
+		},
+		{
+			name: "PerClient", yaml: bucket + "export: {max_active_per_client: 2}\n", want: Redis{KeyPrefix: "spillway"},
+			warnings: []string{"spillway.yaml:2: export.max_active_per_client: has no effect with auth.mode none, which does not tell clients apart"},
+			shows:    "export.max_active_per_client: 2\n",
+		},
+		{
+			name: "BucketWithoutRedis", yaml: "storage: {bucket: {url: 's3://x?region=a', presign: 15m}}\n", want: Redis{KeyPrefix: "spillway"},
+			presign: 15 * time.Minute, shows: "storage.bucket.presign: 15m0s\n",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := load(t, test.yaml+"upstream: {url: 'https://fhir.example.org'}\nserver: {public_url: 'https://bulk.example.org'}\n", Input{Environ: test.env, Serve: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := c.Store.Redis
+			got.passwordFile = ""
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(Redis{})); diff != "" {
+				t.Errorf("redis (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(test.warnings, c.Warnings); diff != "" {
+				t.Errorf("warnings (-want +got):\n%s", diff)
+			}
+			if c.Storage.Bucket.Presign != test.presign {
+				t.Errorf("presign %v", c.Storage.Bucket.Presign)
+			}
+			if shown := c.String(); !strings.Contains(shown, test.shows) || strings.Contains(shown, "secret") || strings.Contains(shown, "from-file") {
+				t.Errorf("shown:\n%s", shown)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"spillway/jobs/redisstore"
+	"spillway/storage/bucket"
 )
 
 // A key is one thing that can be configured. Exactly one of scalar, list and
@@ -17,7 +20,8 @@ type key struct {
 	scalar  func(value string) error
 	list    func(values []string) error
 	headers func(pairs []pair) error
-	show    func() string // the value in effect, without secrets
+	show    func() string           // the value in effect, without secrets
+	secret  func(value string) bool // whether a value holds one; nil: never
 }
 
 // A pair is one header, its value read from wherever it stands.
@@ -27,10 +31,6 @@ type pair struct{ name, value string }
 // names, or "".
 func absent(name string) string {
 	switch name {
-	case "store.redis":
-		return "not available in this version; use store.bolt"
-	case "storage.bucket":
-		return "not available in this version; use storage.disk"
 	case "auth.jwt", "auth.introspection", "auth.builtin", "auth.mtls":
 		return "not available in this version; only auth.mode none is"
 	}
@@ -40,6 +40,7 @@ func absent(name string) string {
 // keysOf returns every key, bound to the fields of c.
 func keysOf(c *Config) []key {
 	u, s, e := &c.Upstream, &c.Server, &c.Export
+	r, b := &c.Store.Redis, &c.Storage.Bucket
 	return []key{
 		address(KeyURL, &u.URL),
 		addresses("upstream.url_aliases", &u.Aliases),
@@ -60,17 +61,30 @@ func keysOf(c *Config) []key {
 		text("server.tls.key_file", &s.KeyFile),
 		flag("server.require_accept", &s.RequireAccept),
 		flag("server.require_prefer_async", &s.RequirePreferAsync),
+		duration(KeyDrain, &s.Drain, 0, 10*time.Minute),
 		duration(KeyShutdownGrace, &s.ShutdownGrace, time.Second, time.Hour),
 
 		number("export.window", &e.Window, 1, 10_000_000),
 		size("export.file_size", &e.FileSize, 1<<10, 1<<40),
 		duration("export.retention", &e.Retention, time.Second, 5*365*24*time.Hour),
 		number("export.max_active", &e.MaxActive, 1, 1000),
+		number(KeyPerClient, &e.MaxActivePerClient, 0, 1000),
 		number("export.workers", &e.Workers, 0, 1000),
 
 		path(KeyBoltPath, &c.Store.BoltPath),
+		service(KeyRedisURL, &r.URL, redisstore.ParseURL),
+		text("store.redis.username", &r.Username),
+		secret("store.redis.password", &r.Password),
+		text("store.redis.password_file", &r.passwordFile),
+		parsed(KeyRedisPrefix, &r.KeyPrefix, parseKeyPrefix, func(v string) string { return v }),
+		text("store.redis.ca_file", &r.CAFile),
+		text("store.redis.cert_file", &r.CertFile),
+		text("store.redis.key_file", &r.KeyFile),
+		flag("store.redis.allow_insecure", &r.AllowInsecure),
 		path(KeyDiskPath, &c.Storage.DiskPath),
 		size(KeyMinFree, &c.Storage.MinFree, 0, 1<<50),
+		service(KeyBucketURL, &b.URL, bucket.ParseURL),
+		parsed(KeyPresign, &b.Presign, parsePresign, time.Duration.String),
 
 		choice("auth.mode", &c.Auth.Mode, []string{"none"}, []string{"jwt", "introspection", "builtin", "mtls"}),
 		flag("auth.allow_anonymous", &c.Auth.AllowAnonymous),
@@ -82,6 +96,46 @@ func keysOf(c *Config) []key {
 
 func text(name string, p *string) key {
 	return key{name: name, scalar: func(v string) error { *p = v; return nil }, show: func() string { return *p }}
+}
+
+// secret is a key whose value is not shown.
+func secret(name string, p *string) key {
+	k := text(name, p)
+	k.secret = func(v string) bool { return v != "" }
+	k.show = func() string {
+		if *p == "" {
+			return ""
+		}
+		return "(set)"
+	}
+	return k
+}
+
+// service is the address of something that we connect to. check says what is
+// wrong with it, without quoting it.
+func service(name string, p *string, check func(string) error) key {
+	return key{
+		name: name,
+		scalar: func(v string) error {
+			if v == "" {
+				return nil
+			}
+			if err := check(v); err != nil {
+				return err
+			}
+			*p = v
+			return nil
+		},
+		show: func() string { return Redacted(*p) },
+		secret: func(v string) bool {
+			u, err := url.Parse(v)
+			if err != nil {
+				return false
+			}
+			_, set := u.User.Password()
+			return set
+		},
+	}
 }
 
 func path(name string, p *string) key {

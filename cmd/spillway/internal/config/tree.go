@@ -124,9 +124,14 @@ func kindRefused(n *yaml.Node) string {
 func (l *loader) value(at Problem, k key, n *yaml.Node) {
 	switch {
 	case k.scalar != nil:
-		if text, ok := l.text(at, n); ok {
-			l.report(at, k.scalar(text))
+		text, ok := l.text(at, n)
+		if !ok {
+			return
 		}
+		if k.secret != nil && text == n.Value && k.secret(text) {
+			l.warn(at, "a secret stands in the file itself; write ${NAME}, or name a file with password_file")
+		}
+		l.report(at, k.scalar(text))
 	case k.list != nil:
 		var values []string
 		if n.ShortTag() == "!!null" {

@@ -87,6 +87,43 @@ func parseBase(s string) (*url.URL, error) {
 	return u, nil
 }
 
+// parsePresign reads how long links hold. The longest is what S3 allows.
+func parsePresign(s string) (time.Duration, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	d, err := parseDuration(s)
+	if err == nil && d != 0 && (d < time.Minute || d > 7*24*time.Hour) {
+		return 0, fmt.Errorf("%s is out of range; allowed is 1m to 7d, or 0 for files that go through the gateway", s)
+	}
+	return d, err
+}
+
+// parseKeyPrefix reads what the names of all keys in Redis begin with.
+func parseKeyPrefix(s string) (string, error) {
+	if s == "" || len(s) > 64 || strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789._:-") != "" {
+		return "", fmt.Errorf("%q is no prefix; it has 1 to 64 letters, digits and characters of ._:-", s)
+	}
+	return s, nil
+}
+
+// Redacted returns the URL of a service without what may be secret in it: the
+// password, and parameters that are named so. For logs and reports.
+func Redacted(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "(not readable)"
+	}
+	q := u.Query()
+	for name := range q {
+		if strings.Contains(name, "password") || strings.Contains(name, "secret") || strings.Contains(name, "token") {
+			q.Set(name, "xxxxx")
+			u.RawQuery = q.Encode()
+		}
+	}
+	return u.Redacted()
+}
+
 // parseListen checks a host:port to listen on. Port 0 lets the system choose.
 func parseListen(s string) (string, error) {
 	_, port, err := net.SplitHostPort(s)
