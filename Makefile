@@ -3,10 +3,15 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -X main.version=$(VERSION)
+TAGS     := disable_grpc_modules
 TESTFLAGS ?=
 FUZZTIME ?= 30s
 FUZZJOBS ?= 1
 LINT     := bin/golangci-lint
+
+# Servers that tests start by themselves where they find them: redis-server (from the system), and what `make services` brings.
+SERVICES := bin/services
+export PATH := $(CURDIR)/$(SERVICES):$(CURDIR)/$(SERVICES)/node_modules/.bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
@@ -14,25 +19,25 @@ LINT     := bin/golangci-lint
 
 .PHONY: build
 build: ## bin/spillway, the one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/spillway ./cmd/spillway
+	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/spillway ./cmd/spillway
 
 .PHONY: demo
 demo: ## a fake FHIR server, the gateway before it, one export through it
-	$(GO) run ./cmd/spillway demo
+	$(GO) run -tags $(TAGS) ./cmd/spillway demo
 
 ##@ Check
 
 .PHONY: test
-test: ## unit and component tests; only Go is needed
-	$(GO) test $(TESTFLAGS) ./...
+test: ## unit and component tests; only Go is needed, what else is found is used
+	$(GO) test -tags $(TAGS) $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## the same under the race detector
-	$(GO) test -race ./...
+	$(GO) test -tags $(TAGS) -race ./...
 
 .PHONY: lint
 lint: $(LINT) ## go vet and golangci-lint, with the import rules of .golangci.yml
-	$(GO) vet -tags e2e ./...
+	$(GO) vet -tags e2e,$(TAGS) ./...
 	$(LINT) run
 
 .PHONY: fuzz
@@ -41,7 +46,11 @@ fuzz: ## every fuzz target for FUZZTIME (30s), FUZZJOBS (1) at a time
 
 .PHONY: e2e
 e2e: ## the compiled binary against a real HAPI FHIR server (needs Java and Maven)
-	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e/...
+	$(GO) test -tags e2e,$(TAGS) -count=1 -timeout 30m -v ./test/e2e/...
+
+.PHONY: chaos
+chaos: ## many processes that are killed, frozen and cut off (needs redis-server and versitygw)
+	$(GO) test -tags e2e,$(TAGS) -count=1 -timeout 30m -v ./test/chaos/...
 
 .PHONY: conformance
 conformance: build ## public bulk clients and suites against the gateway before HAPI (Python, Node.js)
@@ -49,10 +58,16 @@ conformance: build ## public bulk clients and suites against the gateway before 
 
 .PHONY: bench
 bench: ## Go benchmarks, and test/bench where it exists
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -tags $(TAGS) -bench . -benchmem ./...
 	@if [ -x test/bench/run ]; then test/bench/run; fi
 
 ##@ House
+
+.PHONY: services
+services: ## S3, Google Cloud and Azure storage servers for the tests, into bin/services (needs Node.js for the last)
+	GOBIN=$(CURDIR)/$(SERVICES) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	GOBIN=$(CURDIR)/$(SERVICES) $(GO) install github.com/fsouza/fake-gcs-server@v1.56.1
+	npm install --prefix $(SERVICES) --no-audit --no-fund --silent azurite@3.37.0
 
 .PHONY: clean
 clean: ## remove what was built, here and below test/
