@@ -35,8 +35,24 @@ type Config struct {
 	// Timeout bounds the wait for a response's headers, and each wait for more
 	// of its body. Zero means 60s.
 	Timeout time.Duration
-	// MaxConcurrency is how many requests may be under way at once. Zero means 8.
+	// MaxConcurrency is how many requests may be under way at once at most, of
+	// all processes that share the limit; see Share. Zero means 8.
 	MaxConcurrency int
+	// Hours are when requests may be sent. The zero value means always. What
+	// Learn and Capabilities ask is little, and is asked at any time.
+	Hours Hours
+	// Share lets several processes keep to one limit and one Retry-After. It
+	// reads the value that they share, lets update change it, and stores the
+	// result if nobody has changed it meanwhile; else it begins again, so
+	// update may be called more than once. old is nil if there is no value;
+	// now is the clock of the store. Where update returns nil nothing is to be
+	// stored. The value has a few kilobytes at most and should be kept for two
+	// hours after its last change. Nil means that this process is alone. With
+	// Share nothing is sent unless Run runs.
+	Share func(ctx context.Context, update func(old []byte, now time.Time) []byte) error
+	// Process names this process in the shared value; no other may have the
+	// same name at the same time. Required with Share.
+	Process string
 	// PageSize is the _count that searches ask for. Zero means 1000.
 	PageSize int
 	// MaxOutage is how long an upstream that answers nothing is waited for, once
@@ -85,13 +101,14 @@ func or[T int | int64 | time.Duration](v, otherwise T) T {
 
 // A Client asks one upstream on behalf of exports. Its methods may be called
 // concurrently; all of them share one limit of requests under way and one
-// Retry-After. A visit function that is given to a method must not call the
+// Retry-After. Any of them may fail with a *PauseError. A visit function that is given to a method must not call the
 // client, since it runs while its request holds a turn.
 type Client struct {
 	cfg       Config
 	place     place
 	transport *http.Transport
 	governor  *governor
+	pages     pageSizes
 	vital     *vital
 	metrics   clientMetrics
 	log       *slog.Logger
@@ -110,16 +127,21 @@ func New(c Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Share != nil && c.Process == "" {
+		return nil, errors.New("upstream: a process that shares the limit must have a name")
+	}
 	m, err := newClientMetrics(c.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("upstream: metrics: %w", err)
 	}
+	vital := newVital()
+	m.governor.pages(c.PageSize)
 	return &Client{
 		cfg:       c,
 		place:     p,
 		transport: newTransport(p.base.Hostname()),
-		governor:  newGovernor(c.MaxConcurrency),
-		vital:     newVital(),
+		governor:  newGovernor(c, vital, m.governor),
+		vital:     vital,
 		metrics:   m,
 		log:       c.Logger,
 	}, nil

@@ -35,7 +35,7 @@ const (
 	KindTooLarge                         // a page or a resource above its limit
 	KindForeignLink                      // a next link that leaves the upstream; it was not followed
 	KindAuth                             // 401 or 403
-	KindGone                             // 404 or 410 for a next link: begin again from the first page
+	KindGone                             // 404 or 410 for a next link, or its page is too much: begin again from the first page
 	KindThrottled                        // 429, or 503 with Retry-After
 )
 
@@ -65,6 +65,7 @@ type RequestError struct {
 	Err    error        // the cause in words without data; may be nil
 
 	permanent bool // of a kind that is usually worth waiting for, but not this time
+	oversize  bool // a page with fewer resources may be small enough
 }
 
 // Unwrap returns the cause: ErrNotFound, ErrGone, a *ForeignLinkError or nil.

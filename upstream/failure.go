@@ -81,6 +81,7 @@ func unreadable(inner context.Context, r *request, b *body, err error) *RequestE
 	e := &RequestError{Op: r.op, Status: http.StatusOK}
 	if kind, text := b.failure(inner); kind != 0 {
 		e.Kind, e.Err = kind, errors.New(text)
+		e.oversize = kind == KindTooLarge
 		return e
 	}
 	if failed, ok := err.(*RequestError); ok {
@@ -99,6 +100,7 @@ func unreadable(inner context.Context, r *request, b *body, err error) *RequestE
 	var bad *fhir.BodyError
 	if errors.As(err, &bad) {
 		e.Err, e.Issues = bad, bad.Issues
+		e.oversize = e.Kind == KindTooLarge && bad.Limit == "body bytes"
 	}
 	return e
 }

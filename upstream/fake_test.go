@@ -122,6 +122,13 @@ func (m *memory) setDown(down bool) {
 	m.down = down
 }
 
+// dialed returns how many connections were tried.
+func (m *memory) dialed() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dials
+}
+
 func (m *memory) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	m.mu.Lock()
 	m.dials++

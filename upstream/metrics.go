@@ -23,6 +23,7 @@ type clientMetrics struct {
 	seconds  *prometheus.HistogramVec // by kind
 	retries  *prometheus.CounterVec   // by kind
 	inFlight prometheus.Gauge
+	governor governorMetrics
 }
 
 func newClientMetrics(r prometheus.Registerer) (clientMetrics, error) {
@@ -30,7 +31,7 @@ func newClientMetrics(r prometheus.Registerer) (clientMetrics, error) {
 		return clientMetrics{}, nil
 	}
 	var m clientMetrics
-	var err [4]error
+	var err [5]error
 	m.requests, err[0] = register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spillway_upstream_requests_total",
 		Help: "Requests sent to the upstream for exports, by kind and by class of the answer.",
@@ -48,6 +49,7 @@ func newClientMetrics(r prometheus.Registerer) (clientMetrics, error) {
 		Name: "spillway_upstream_in_flight",
 		Help: "Requests to the upstream under way for exports.",
 	}))
+	m.governor, err[4] = newGovernorMetrics(r)
 	return m, errors.Join(err[:]...)
 }
 

@@ -30,6 +30,10 @@ type ProxyConfig struct {
 	// Timeout bounds the wait for response headers, once the request is sent.
 	// Zero means 60s. Bodies may take as long as they like.
 	Timeout time.Duration
+	// Observe is called for each request as it was sent to the upstream, with
+	// the status that came, 0 if none, and the time until the headers were
+	// there. It may be nil, and is meant for Client.ObservePassThrough.
+	Observe func(r *http.Request, status int, wait time.Duration)
 	// Registerer takes the metrics; nil means that none are kept.
 	Registerer prometheus.Registerer
 	// Logger is told when the upstream does not answer. Nil means slog.Default().
@@ -56,7 +60,7 @@ func NewProxy(c ProxyConfig) http.Handler {
 	if err != nil {
 		panic(err)
 	}
-	p := &proxy{to: to, public: &url.URL{}, log: c.Logger}
+	p := &proxy{to: to, public: &url.URL{}, observe: c.Observe, log: c.Logger}
 	if c.PublicURL != nil {
 		if p.public, err = cleanBase(c.PublicURL); err != nil {
 			panic("server.public_url: " + err.Error())
@@ -71,9 +75,10 @@ func NewProxy(c ProxyConfig) http.Handler {
 	t := newTransport(to.base.Hostname())
 	t.ResponseHeaderTimeout = or(c.Timeout, 60*time.Second)
 	t.ExpectContinueTimeout = time.Second
+	p.transport = t
 	p.forward = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
-		Transport:      t,
+		Transport:      p,
 		FlushInterval:  -1,
 		ModifyResponse: p.rewriteLocations,
 		ErrorHandler:   p.unanswered,
@@ -83,16 +88,34 @@ func NewProxy(c ProxyConfig) http.Handler {
 }
 
 type proxy struct {
-	to      place
-	public  *url.URL // no trailing slash; empty if none was configured
-	forward *httputil.ReverseProxy
-	metrics proxyMetrics
-	log     *slog.Logger
+	to        place
+	public    *url.URL // no trailing slash; empty if none was configured
+	transport *http.Transport
+	forward   *httputil.ReverseProxy
+	observe   func(r *http.Request, status int, wait time.Duration)
+	metrics   proxyMetrics
+	log       *slog.Logger
 }
 
 // CloseIdleConnections drops the connections that no request uses.
-func (p *proxy) CloseIdleConnections() {
-	p.forward.Transport.(*http.Transport).CloseIdleConnections()
+func (p *proxy) CloseIdleConnections() { p.transport.CloseIdleConnections() }
+
+// RoundTrip sends a request to the upstream and measures how long that lets it
+// wait.
+func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
+	began := time.Now()
+	resp, err := p.transport.RoundTrip(r)
+	wait, status := time.Since(began), 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	if r.Context().Err() == nil { // else the client left, and nothing is known
+		p.metrics.waited(wait)
+		if p.observe != nil {
+			p.observe(r, status, wait)
+		}
+	}
+	return resp, err
 }
 
 // A passage is what the hands of the proxy tell each other about one request.

@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -11,6 +12,7 @@ import (
 type proxyMetrics struct {
 	requests *prometheus.CounterVec // by method and class
 	inFlight prometheus.Gauge
+	wait     prometheus.Histogram
 }
 
 func newProxyMetrics(r prometheus.Registerer) (proxyMetrics, error) {
@@ -18,7 +20,7 @@ func newProxyMetrics(r prometheus.Registerer) (proxyMetrics, error) {
 		return proxyMetrics{}, nil
 	}
 	var m proxyMetrics
-	var err [2]error
+	var err [3]error
 	m.requests, err[0] = register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "spillway_passthrough_requests_total",
 		Help: "Requests passed through to the upstream, by method and by class of the answer; class cut is an answer that broke off, canceled a client that left.",
@@ -27,7 +29,18 @@ func newProxyMetrics(r prometheus.Registerer) (proxyMetrics, error) {
 		Name: "spillway_passthrough_in_flight",
 		Help: "Requests being passed through.",
 	}))
+	m.wait, err[2] = register(r, prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "spillway_passthrough_wait_seconds",
+		Help:    "Time until the upstream's headers were there, or no answer came.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+	}))
 	return m, errors.Join(err[:]...)
+}
+
+func (m proxyMetrics) waited(d time.Duration) {
+	if m.wait != nil {
+		m.wait.Observe(d.Seconds())
+	}
 }
 
 func (m proxyMetrics) begin() {

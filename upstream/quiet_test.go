@@ -65,7 +65,12 @@ func TestNothingIsGivenAway(t *testing.T) {
 			`spillway_upstream_retries_total{kind="search"} 3`,
 			`spillway_upstream_retries_total{kind="count"} 3`,
 			`spillway_upstream_request_seconds_count{kind="search"} 4`,
-			`spillway_upstream_in_flight 0`)
+			`spillway_upstream_in_flight 0`,
+			`spillway_upstream_waiting 0`,
+			`spillway_upstream_breaker 0`,
+			`spillway_upstream_page_size 1000`,
+			`spillway_upstream_step_backs_total{reason="throttled"} 2`,
+			`spillway_upstream_step_backs_total{reason="outage"} 0`)
 
 		// Two clients may share a registry.
 		if _, err := New(Config{URL: parse(t, "http://x"), Registerer: reg}); err != nil {

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -14,11 +13,10 @@ import (
 )
 
 const (
-	maxStrikes     = 6                // failures of a request whose upstream otherwise answers
-	probeStrikes   = 2                // the same for a probe
-	firstPatience  = 10 * time.Second // for an upstream that has never answered
-	maxRetryAfter  = 5 * time.Minute  // longer pauses are cut to this
-	throttleJitter = 500 * time.Millisecond
+	maxStrikes    = 6                // failures of a request whose upstream otherwise answers
+	probeStrikes  = 2                // the same for a probe
+	firstPatience = 10 * time.Second // for an upstream that has never answered
+	maxRetryAfter = time.Hour        // longer pauses are cut to this
 )
 
 // vital tells when the upstream last gave an answer that shows it to be well:
@@ -32,7 +30,7 @@ type vital struct {
 func newVital() *vital { return &vital{born: time.Now()} }
 
 func (v *vital) note(status int) {
-	if status > 0 && status < 500 && status != http.StatusTooManyRequests {
+	if alive(status) {
 		v.last.Store(max(1, int64(time.Since(v.born))))
 	}
 }
@@ -51,10 +49,20 @@ func (c *Client) do(ctx context.Context, r *request, use func(*reply) error) err
 	p := patience{waits: backoff.ExponentialBackOff{
 		InitialInterval: 500 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 30 * time.Second,
 	}, began: time.Now(), previous: time.Now()}
+	var failed *RequestError // the last failure
 	for {
-		err := c.exchange(ctx, r, use)
+		err := c.exchange(ctx, r, p.since(), use)
 		if err == nil {
 			return nil
+		}
+		if away, ok := err.(awayError); ok {
+			return c.away(r, failed, away.last)
+		}
+		if pause, ok := err.(*PauseError); ok {
+			if failed != nil && c.governor.throttledForGood() {
+				return failed
+			}
+			return pause
 		}
 		if stop, ok := err.(stopped); ok {
 			return stop.error
@@ -62,23 +70,37 @@ func (c *Client) do(ctx context.Context, r *request, use func(*reply) error) err
 		if ctx.Err() != nil {
 			return abandoned(ctx, r.op)
 		}
-		failed, ok := err.(*RequestError)
-		if !ok {
+		var ok bool
+		if failed, ok = err.(*RequestError); !ok {
 			return err
 		}
-		wait, again := p.next(c, r, failed)
+		wait, estimate, again := p.next(c, r, failed)
+		failed.Tries = p.tries
+		if r.shrink != nil && tooMuch(failed) && r.shrink() && !again && !failed.Temporary() {
+			wait, estimate, again = 0, 0, true
+		}
 		if !again {
-			failed.Tries = p.tries
 			return failed
 		}
 		c.metrics.retried(r.kind)
 		c.log.LogAttrs(ctx, slog.LevelWarn, "upstream request is tried again",
 			slog.String("request", r.op), slog.String("failure", failed.Kind.String()),
-			slog.Int("status", failed.Status), slog.Duration("wait", wait))
+			slog.Int("status", failed.Status), slog.Duration("wait", estimate))
 		if err := sleep(ctx, wait); err != nil {
 			return abandoned(ctx, r.op)
 		}
 	}
+}
+
+// away is the failure of a request that waited for an upstream which has been
+// away for too long: its own last one, or else that of another.
+func (c *Client) away(r *request, own, other *RequestError) *RequestError {
+	if own != nil {
+		return own
+	}
+	f := *other
+	f.Op, f.Tries, f.Issues = r.op, 0, nil
+	return &f
 }
 
 // patience is the state of one request's retries.
@@ -91,8 +113,17 @@ type patience struct {
 	previous time.Time // last failure; at first the start
 }
 
-// next says whether the request is worth another try, and when.
-func (p *patience) next(c *Client, r *request, f *RequestError) (wait time.Duration, again bool) {
+// since is when the wait for the upstream began.
+func (p *patience) since() time.Time {
+	if p.failing.IsZero() {
+		return p.began
+	}
+	return p.failing
+}
+
+// next says whether the request is worth another try, and when: after wait,
+// and when the governor lets it, which is estimated.
+func (p *patience) next(c *Client, r *request, f *RequestError) (wait, estimate time.Duration, again bool) {
 	now := time.Now()
 	p.tries++
 	if p.failing.IsZero() {
@@ -108,17 +139,13 @@ func (p *patience) next(c *Client, r *request, f *RequestError) (wait time.Durat
 		// Once more for what a broken proxy or a restart might have sent.
 		again = p.tries < 2 && (f.Kind == KindNotFHIR || f.Kind == KindMalformed)
 		again = again || f.Status == http.StatusNotAcceptable && c.dropAccept()
-		return p.waits.NextBackOff(), again
+		wait = p.waits.NextBackOff()
+		return wait, wait, again
 	}
-	wait = p.waits.NextBackOff()
-	if f.Kind == KindThrottled {
-		if pause := c.governor.pause(); pause > 0 {
-			wait = pause + rand.N(throttleJitter)
-		}
-	}
+	wait, estimate = c.governor.wait(p.waits.NextBackOff())
 	switch {
 	case answered.IsZero():
-		again = now.Sub(p.began)+wait <= firstPatience
+		again = now.Sub(p.began)+estimate <= firstPatience
 	case f.Kind == KindThrottled:
 		again = p.tries < maxStrikes || now.Sub(p.failing) < c.cfg.MaxOutage
 	case p.strikes >= r.strikes:
@@ -130,7 +157,7 @@ func (p *patience) next(c *Client, r *request, f *RequestError) (wait time.Durat
 		}
 		again = now.Sub(since) < c.cfg.MaxOutage
 	}
-	return wait, again
+	return wait, estimate, again
 }
 
 // struck reports whether a failure is this request's rather than an upstream's
@@ -153,14 +180,17 @@ func (p *patience) struck(r *request, f *RequestError, answered time.Time) bool 
 
 // retryAfter reads how long the upstream wants to be left alone, 0 if it does
 // not say so in a form that makes sense. A date is taken relative to the
-// response's own Date, so that the two clocks need not agree.
+// response's own Date, so that the two clocks need not agree. What is longer
+// than an hour is cut to that: the upstream can ask again then.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
-	if value == "" {
-		return 0
-	}
 	var d time.Duration
-	if strings.Trim(value, "0123456789") == "" {
+	if value == "" {
+		// Azure's servers may say it in milliseconds instead.
+		if ms, err := strconv.ParseInt(h.Get("X-Ms-Retry-After-Ms"), 10, 32); err == nil {
+			d = time.Duration(ms) * time.Millisecond
+		}
+	} else if strings.Trim(value, "0123456789") == "" {
 		n, err := strconv.ParseInt(value, 10, 32)
 		if err != nil {
 			return maxRetryAfter // more seconds than fit

@@ -55,6 +55,19 @@ func page(t *testing.T, c *Client) error {
 	return err
 }
 
+// patiently asks for a page, as often as a pause ends.
+func patiently(t *testing.T, c *Client) error {
+	t.Helper()
+	for {
+		err := page(t, c)
+		var pause *PauseError
+		if !errors.As(err, &pause) {
+			return err
+		}
+		time.Sleep(time.Until(pause.Until))
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	date := func(d time.Duration) string {
 		return time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC).Add(d).Format(http.TimeFormat)
@@ -70,20 +83,27 @@ func TestRetryAfter(t *testing.T) {
 		{"Seconds503", 503, "7", "", 7},
 		{"Date", 429, date(9 * time.Second), date(0), 9},
 		{"DateByTheUpstreamsClock", 503, date(-time.Hour), date(-time.Hour - 20*time.Second), 20},
-		{"Capped", 429, "999999999", "", 300},
-		{"CappedOverflow", 429, "99999999999999999999", "", 300},
-		{"CappedDate", 429, date(24 * time.Hour), date(0), 300},
+		{"Capped", 429, "999999999", "", 3600},
+		{"CappedOverflow", 429, "99999999999999999999", "", 3600},
+		{"CappedDate", 429, date(24 * time.Hour), date(0), 3600},
 		{"Zero", 429, "0", "", 0},
 		{"Negative", 429, "-5", "", 0},
 		{"Garbage", 429, "soon", "", 0},
 		{"DatePast", 429, date(-time.Hour), date(0), 0},
 		{"None", 429, "", "", 0},
+		{"Milliseconds", 429, "ms: 7000", "", 7},
+		{"MillisecondsGarbage", 429, "ms: many", "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c, _, at := schedule(t, fails(1, tt.status, "Retry-After", tt.value, "Date", tt.date))
+				name := "Retry-After"
+				ms, found := strings.CutPrefix(tt.value, "ms: ")
+				if found {
+					name = "X-Ms-Retry-After-Ms"
+				}
+				c, _, at := schedule(t, fails(1, tt.status, name, ms, "Date", tt.date))
 				c.vital.note(200)
-				if err := page(t, c); err != nil {
+				if err := patiently(t, c); err != nil {
 					t.Fatal(err)
 				}
 				got := at()
@@ -116,7 +136,7 @@ func TestRetryAfterHoldsEverybodyBack(t *testing.T) {
 		for i := range 20 { // some wait in line, some come later
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * 400 * time.Millisecond)
-				if err := page(t, c); err != nil {
+				if err := patiently(t, c); err != nil {
 					t.Error(err)
 				}
 			})
@@ -130,6 +150,21 @@ func TestRetryAfterHoldsEverybodyBack(t *testing.T) {
 			if ms > 1000 && ms < 31000 {
 				t.Errorf("a request at %d ms", ms)
 			}
+		}
+	})
+}
+
+// A request for the following page waits, so that those before it need not be
+// read again.
+func TestRetryAfterInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, at := schedule(t, fails(1, 429, "Retry-After", "60"))
+		c.vital.note(200)
+		if _, err := c.Page(t.Context(), observations, "http://fhir.test/fhir/Observation?page=2", idsInto(new([]string))); err != nil {
+			t.Error(err)
+		}
+		if got := at(); len(got) != 2 || got[1] != 60_000 {
+			t.Errorf("requests at %v", got)
 		}
 	})
 }
@@ -260,6 +295,30 @@ func TestThrottledForGood(t *testing.T) {
 	})
 }
 
+// The same where the pauses are so long that the work is given back each time:
+// in the end it is told.
+func TestThrottledForGoodWithPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, at := schedule(t, fails(1<<30, 429, "Retry-After", "61"))
+		c.vital.note(200)
+		wantError(t, patiently(t, c), KindThrottled, 1, "429 Too Many Requests")
+		if n := len(at()); n != maxStrikes {
+			t.Errorf("%d requests", n)
+		}
+		// An answer begins it anew.
+		c.vital.note(200)
+		c.governor.heard(200)
+		var pause *PauseError
+		if err := page(t, c); !errors.As(err, &pause) {
+			t.Errorf("Page = %v", err)
+		}
+		time.Sleep(time.Until(pause.Until))
+		if err := page(t, c); !errors.As(err, &pause) {
+			t.Errorf("Page = %v", err)
+		}
+	})
+}
+
 func TestContextEnds(t *testing.T) {
 	cause := errors.New("lease lost")
 	for name, reply := range map[string]func(http.ResponseWriter, *http.Request, int){
@@ -270,7 +329,7 @@ func TestContextEnds(t *testing.T) {
 			<-r.Context().Done()
 		},
 		"InBackoff": fails(10, 500),
-		"InPause":   fails(10, 429, "Retry-After", "100"),
+		"InPause":   fails(10, 429, "Retry-After", "12"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -283,14 +342,8 @@ func TestContextEnds(t *testing.T) {
 				if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || since(start) != 10 {
 					t.Errorf("Page = %v after %d s", err, since(start))
 				}
-				if name == "InPause" {
-					return
-				}
-				// No turn is lost.
-				for range c.cfg.MaxConcurrency {
-					if err := c.governor.acquire(t.Context()); err != nil {
-						t.Fatal(err)
-					}
+				if c.governor.inFlight != 0 || len(c.governor.line) != 0 {
+					t.Errorf("%d turns are lost, %d wait", c.governor.inFlight, len(c.governor.line))
 				}
 			})
 		})
@@ -396,7 +449,10 @@ func TestCapabilitiesAreShared(t *testing.T) {
 
 func TestCapabilitiesShareAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, _, at := schedule(t, fails(1, 404))
+		c, _, at := schedule(t, func(w http.ResponseWriter, r *http.Request, n int) {
+			time.Sleep(time.Second) // until all have asked
+			fails(1, 404)(w, r, n)
+		})
 		var wg sync.WaitGroup
 		for range 5 {
 			wg.Go(func() {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -88,17 +87,19 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	var r *request
 	var err error
 	if next == "" {
-		r, err = c.searchRequest(s, "search "+s.Type, kindSearch, "_count="+strconv.Itoa(c.pageCount()))
+		r, err = c.firstRequest(s)
 	} else {
 		r, err = c.nextRequest(s, next)
 	}
 	if err != nil {
 		return PageInfo{}, err
 	}
+	began := time.Now()
 	page, last, err := c.scan(ctx, r, visit)
 	if err != nil {
-		return PageInfo{}, err
+		return PageInfo{}, c.pageFailed(s, next, began, err)
 	}
+	c.pageWent(s.Type)
 	info := PageInfo{Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes}
 	if page.Next == "" {
 		return info, nil

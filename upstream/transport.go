@@ -60,9 +60,10 @@ type request struct {
 	op      string // kind and type, for errors
 	method  string
 	url     *url.URL
-	form    string // body of a POST, already encoded
-	next    bool   // the address came from a next link
-	strikes int    // how many failures are borne while the upstream answers others
+	form    string      // body of a POST, already encoded
+	next    bool        // the address came from a next link
+	strikes int         // how many failures are borne while the upstream answers others
+	shrink  func() bool // makes it ask for less, and reports whether it could; may be nil
 }
 
 // A reply is an answer with status 200.
@@ -72,24 +73,38 @@ type reply struct {
 	body           *body
 }
 
-// exchange performs one attempt at r. use reads the reply's body to its end, or
-// to where it is at fault. The error is a *RequestError, a stopped from use, or
-// the context's.
-func (c *Client) exchange(ctx context.Context, r *request, use func(*reply) error) error {
-	if err := c.governor.acquire(ctx); err != nil {
+// exchange performs one attempt at r, which has been tried or has failed since
+// a time. use reads the reply's body to its end, or to where it is at fault. The
+// error is a *RequestError, a stopped from use, the context's, or one of the
+// governor: a *PauseError or an awayError.
+func (c *Client) exchange(ctx context.Context, r *request, since time.Time, use func(*reply) error) error {
+	t, err := c.governor.acquire(ctx, r.errand(since))
+	if err != nil {
 		return err
 	}
-	var v verdict
+	v := verdict{requestKind: r.kind, op: r.op}
 	c.metrics.begin()
 	defer func() {
 		c.metrics.end(r.kind, v)
-		c.governor.release(v)
+		c.governor.release(t, v)
 	}()
-	err := c.attempt(ctx, r, use, &v)
+	err = c.attempt(ctx, r, use, &v)
 	if failed, ok := err.(*RequestError); ok {
-		v.kind = failed.Kind
+		v.kind, v.failure = failed.Kind, failed
 	}
+	v.whole = err == nil
 	return err
+}
+
+// errand is what the governor must know of r, which has been tried or has
+// failed since a time. The statement takes no slot: it is asked for once in
+// ten minutes, and the gateway's own routes wait for it. What Learn asks is
+// asked at any hour, so that a gateway can start at any.
+func (r *request) errand(since time.Time) errand {
+	return errand{
+		free: r.kind == kindMetadata, anytime: r.kind == kindMetadata || r.kind == kindProbe,
+		begun: r.next, since: since,
+	}
 }
 
 func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error, v *verdict) error {
@@ -113,6 +128,7 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 	defer resp.Body.Close()
 	v.status = resp.StatusCode
 	c.vital.note(resp.StatusCode)
+	c.governor.heard(resp.StatusCode)
 	re.header = resp.Header
 	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes)
 	if resp.StatusCode != http.StatusOK {
@@ -120,6 +136,7 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 	}
 	err = use(&re)
 	v.latency += re.body.waited()
+	v.bytes = re.body.bytes
 	if err == nil {
 		return nil
 	}
