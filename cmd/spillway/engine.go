@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -55,11 +56,14 @@ func newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer
 }
 
 // newClient returns a client that spares the upstream together with those of
-// the other processes that use the store.
-func (e *engine) newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
+// the other processes that use the store. Among them this one is known by its
+// host and the admin address that it alone can hold there: so one that is
+// started again has at once what its killed predecessor had, instead of waiting
+// until that has run out.
+func (e *engine) newClient(c *config.Config, admin net.Addr, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
 	u := upstreamConfig(c, log, metrics)
 	if e.shared {
-		u.Share, u.Process = share(e.store, c.Upstream.URL), e.process
+		u.Share, u.Process = share(e.store, c.Upstream.URL), hostName()+" "+admin.String()
 	}
 	return upstream.New(u)
 }
@@ -103,11 +107,14 @@ func limitsOf(c *config.Config) jobs.Limits {
 // processName is different for every process that ever shares a store: process
 // numbers are the same in all containers, and host names may be.
 func processName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "spillway"
+	return fmt.Sprintf("%s-%d-%s", hostName(), os.Getpid(), strings.ToLower(rand.Text()[:6]))
+}
+
+func hostName() string {
+	if host, err := os.Hostname(); err == nil {
+		return host
 	}
-	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:6]))
+	return "spillway"
 }
 
 // run works on exports until ctx ends, if work says so. What the processes agree

@@ -113,7 +113,7 @@ func (s *server) open(ctx context.Context) error {
 	if s.engine, err = openEngine(ctx, cfg, s.log); err != nil {
 		return err
 	}
-	client, err := s.engine.newClient(cfg, s.log, metrics)
+	client, err := s.engine.newClient(cfg, s.admin.Addr(), s.log, metrics)
 	if err != nil {
 		return err
 	}

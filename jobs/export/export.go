@@ -160,6 +160,9 @@ func (e *Exporter) unitError(ctx context.Context, err error) error {
 		e.c.Logger.WarnContext(ctx, "exports pause: the storage has not enough free space", "again", fullPause)
 		return &jobs.WaitError{Until: e.c.Now().Add(fullPause)}
 	}
+	if pause, ok := errors.AsType[*upstream.PauseError](err); ok {
+		return &jobs.WaitError{Until: pause.Until}
+	}
 	var request *upstream.RequestError
 	if errors.As(err, &request) {
 		return &jobs.UnitError{Reason: request.Error(), Permanent: !request.Temporary()}

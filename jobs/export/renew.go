@@ -12,8 +12,11 @@ const (
 	// smaller ones: what is too long for the life of its worker becomes short,
 	// and what crashes it becomes isolated.
 	renewAfter = 2
-	// maxRenewals bounds that, so that what always crashes ends quarantined.
-	maxRenewals = 3
+	// maxRenewals bounds that, so that what always crashes ends quarantined. A
+	// process that is killed takes all units in its hands down with it, and where
+	// processes are killed again and again for minutes, most of the silence is
+	// not the fault of the unit that is blamed for it.
+	maxRenewals = 10
 	// renewParts is into how many parts a window is cut.
 	renewParts = 8
 	// renewFloor is how many resources a part should hold at least.
