@@ -30,6 +30,15 @@ type Search struct {
 	// sent by GET, or by POST when the address would be longer than 2 kB and
 	// Learn has found that POST works.
 	Post bool
+	// Sorted asks for the resources in the order of _lastUpdated, oldest first.
+	Sorted bool
+	// Alone says that the caller wants one page and no next link, so that the
+	// upstream may be asked in the way that costs it least. A page that is not
+	// Full is then the last.
+	Alone bool
+	// Limit is how many resources the page may hold. Zero means as many as the
+	// upstream gives.
+	Limit int
 }
 
 // PageInfo is what a page says besides its entries.
@@ -39,6 +48,7 @@ type PageInfo struct {
 	Total   *int64 // as the upstream states it; nil if it does not
 	Self    string // the self link as sent; it holds the query
 	Bytes   int64  // size of the page, inflated
+	Full    bool   // it has as many entries as the upstream puts on a page, so there may be more
 }
 
 // Count returns how many resources match s now, past any cache. The error is
@@ -87,8 +97,9 @@ func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind strin
 func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fhir.Entry) error) (PageInfo, error) {
 	var r *request
 	var err error
+	size := c.pageCount()
 	if next == "" {
-		r, err = c.searchRequest(s, "search "+s.Type, kindSearch, "_count="+strconv.Itoa(c.pageCount()))
+		r, size, err = c.firstPage(s)
 	} else {
 		r, err = c.nextRequest(s, next)
 	}
@@ -99,7 +110,7 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	if err != nil {
 		return PageInfo{}, err
 	}
-	info := PageInfo{Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes}
+	info := PageInfo{Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes, Full: page.Entries >= size}
 	if page.Next == "" {
 		return info, nil
 	}
@@ -109,6 +120,32 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	}
 	info.Next = u.String()
 	return info, nil
+}
+
+// firstPage makes the request for the first page of s. size is how many entries
+// the upstream is known to put on it.
+func (c *Client) firstPage(s Search) (r *request, size int, err error) {
+	asked := c.pageCount()
+	f := c.facts.peek()
+	direct := s.Alone && f != nil && f.Direct == Works
+	if direct {
+		asked = min(asked, f.DirectSize)
+	}
+	if s.Limit > 0 {
+		asked = min(asked, s.Limit)
+	}
+	size = asked
+	if f != nil && !direct && f.PageSize > 0 {
+		size = min(size, f.PageSize)
+	}
+	own := []string{"_count=" + strconv.Itoa(asked)}
+	if s.Sorted {
+		own = append(own, "_sort=_lastUpdated")
+	}
+	if r, err = c.searchRequest(s, "search "+s.Type, kindSearch, own...); err == nil && direct {
+		r.direct = asked
+	}
+	return r, size, err
 }
 
 // scan performs r and reads the Bundle that comes. last is the reply, its body

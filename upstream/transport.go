@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -63,6 +64,7 @@ type request struct {
 	form    string // body of a POST, already encoded
 	next    bool   // the address came from a next link
 	strikes int    // how many failures are borne while the upstream answers others
+	direct  int    // past the upstream's store of searches, with at most so many results; 0: as usual
 }
 
 // A reply is an answer with status 200.
@@ -139,6 +141,9 @@ func (c *Client) newRequest(ctx context.Context, r *request) *http.Request {
 		"Cache-Control":   {"no-cache"},
 		"Prefer":          {"handling=strict"},
 		"User-Agent":      {"spillway/" + c.cfg.Version},
+	}
+	if r.direct > 0 {
+		h.Set("Cache-Control", "no-store, max-results="+strconv.Itoa(r.direct))
 	}
 	if c.bareAccept.Load() {
 		h.Del("Accept")

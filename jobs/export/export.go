@@ -98,7 +98,8 @@ type attempt struct {
 	save  func(context.Context, json.RawMessage) error
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
-	objects int // written so far, for their names
+	facts   *upstream.Facts // what was learnt of the upstream
+	objects int             // written so far, for their names
 }
 
 // discard removes what a failed attempt wrote. No other attempt has its
@@ -114,6 +115,10 @@ func (a *attempt) discard(ctx context.Context) {
 }
 
 func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
+	var err error
+	if a.facts, err = a.c.Upstream.Learn(ctx); err != nil {
+		return jobs.Result{}, err
+	}
 	if a.lease.Silent >= renewAfter && a.lease.Unit.Renewals < maxRenewals && a.lease.Unit.Kind != jobs.UnitFinish {
 		return a.renew(ctx)
 	}

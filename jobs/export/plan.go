@@ -35,24 +35,20 @@ func (a *attempt) plan(ctx context.Context) (jobs.Result, error) {
 	if settled := a.job.CreatedAt.Add(a.c.Settle); a.c.Now().Before(settled) {
 		return jobs.Result{}, &jobs.WaitError{Until: settled}
 	}
-	facts, err := a.c.Upstream.Learn(ctx)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	at, err := a.transactionTime(ctx, facts)
+	at, err := a.transactionTime(ctx)
 	if err != nil {
 		return jobs.Result{}, err
 	}
 	// An offset read from a Date header is an upper bound that may be a second
 	// too high: the upstream's clock may then be behind the transaction time.
-	if settled := a.job.CreatedAt.Add(a.c.Settle + time.Second); facts.ClockOffset != 0 && a.c.Now().Before(settled) {
+	if settled := a.job.CreatedAt.Add(a.c.Settle + time.Second); a.facts.ClockOffset != 0 && a.c.Now().Before(settled) {
 		return jobs.Result{}, &jobs.WaitError{Until: settled}
 	}
-	return a.planRoot(ctx, facts, at)
+	return a.planRoot(ctx, at)
 }
 
-func (a *attempt) planRoot(ctx context.Context, facts *upstream.Facts, at time.Time) (jobs.Result, error) {
-	p := &planner{attempt: a, facts: facts}
+func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, error) {
+	p := &planner{attempt: a}
 	for _, note := range a.job.Request.Notes {
 		p.said.append(note)
 	}
@@ -97,11 +93,7 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	facts, err := a.c.Upstream.Learn(ctx)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	p := &planner{attempt: a, facts: facts}
+	p := &planner{attempt: a}
 	switch {
 	case spec.Associated:
 		err = p.planAssociated(ctx)
@@ -122,7 +114,7 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 
 // transactionTime is the kick-off's instant on the upstream's clock, to the
 // millisecond. The first attempt fixes it; later ones find it in the checkpoint.
-func (a *attempt) transactionTime(ctx context.Context, facts *upstream.Facts) (time.Time, error) {
+func (a *attempt) transactionTime(ctx context.Context) (time.Time, error) {
 	var kept planCheckpoint
 	if a.lease.Checkpoint != nil {
 		if err := json.Unmarshal(a.lease.Checkpoint, &kept); err != nil {
@@ -130,14 +122,13 @@ func (a *attempt) transactionTime(ctx context.Context, facts *upstream.Facts) (t
 		}
 		return kept.TransactionTime, nil
 	}
-	kept.TransactionTime = a.job.CreatedAt.Add(facts.ClockOffset).UTC().Truncate(tick)
+	kept.TransactionTime = a.job.CreatedAt.Add(a.facts.ClockOffset).UTC().Truncate(tick)
 	return kept.TransactionTime, a.save(ctx, encode(kept))
 }
 
 // A planner gathers units. Types are planned side by side.
 type planner struct {
 	*attempt
-	facts *upstream.Facts
 
 	mu      sync.Mutex // guards what follows
 	said    notes
@@ -257,6 +248,7 @@ func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 	if err != nil || len(windows) == 0 {
 		return err
 	}
+	read.Fine = counted <= pageWindows*int64(p.facts.DirectSize)
 	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -35,8 +35,14 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 			return jobs.Result{}, err
 		}
 	}
-	if err := r.prove(ctx, window); err != nil {
+	windows, err := r.pages(ctx, window)
+	if err != nil {
 		return jobs.Result{}, err
+	}
+	for _, w := range windows {
+		if err := r.prove(ctx, w); err != nil {
+			return jobs.Result{}, err
+		}
 	}
 	a.missingPatients(r, spec, &said)
 	found, err := out.commit(ctx)

@@ -30,6 +30,8 @@ type readSpec struct {
 	// Whole says that the upstream cannot search by _lastUpdated: one window,
 	// no bounds sent, entries filtered here.
 	Whole bool `json:"whole,omitempty"`
+	// Fine says that windows may be cut down to one page each.
+	Fine bool `json:"fine,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
 }

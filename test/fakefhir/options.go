@@ -43,6 +43,9 @@ type Options struct {
 	Lenient bool
 	// NoPostSearch answers 404 to POST [type]/_search.
 	NoPostSearch bool
+	// NoDirect takes "Cache-Control: no-store, max-results=N" for a plain
+	// no-cache, as servers other than HAPI do.
+	NoDirect bool
 	// NoHistory answers 400 to type and system _history.
 	NoHistory bool
 
