@@ -129,6 +129,10 @@ func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
 		return a.slice(ctx)
 	case jobs.UnitAssociated:
 		return a.associated(ctx)
+	case jobs.UnitTail:
+		return a.tail(ctx)
+	case jobs.UnitDeleted:
+		return a.deleted(ctx)
 	case jobs.UnitFinish:
 		return a.finish(ctx)
 	}

@@ -25,24 +25,18 @@ type planCheckpoint struct {
 // so that each is short and they run side by side.
 const planChunks = 16
 
-// plan is two steps. The root waits until the upstream has settled, learns it,
-// fixes the transaction time and the patients, and divides the types over
-// further plan units, which count and cut them.
+// plan is two steps. The root fixes the transaction time and the patients, and
+// divides the types over further plan units, which count and cut them. Nothing
+// is read before the upstream has settled: a resource that is changed by a
+// write stamped before the transaction time, but visible only after it, would
+// be read in two versions.
 func (a *attempt) plan(ctx context.Context) (jobs.Result, error) {
 	if a.lease.Unit.Spec != nil {
 		return a.planTypes(ctx)
 	}
-	if settled := a.job.CreatedAt.Add(a.c.Settle); a.c.Now().Before(settled) {
-		return jobs.Result{}, &jobs.WaitError{Until: settled}
-	}
 	at, err := a.transactionTime(ctx)
 	if err != nil {
 		return jobs.Result{}, err
-	}
-	// An offset read from a Date header is an upper bound that may be a second
-	// too high: the upstream's clock may then be behind the transaction time.
-	if settled := a.job.CreatedAt.Add(a.c.Settle + time.Second); a.facts.ClockOffset != 0 && a.c.Now().Before(settled) {
-		return jobs.Result{}, &jobs.WaitError{Until: settled}
 	}
 	return a.planRoot(ctx, at)
 }
@@ -72,10 +66,18 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	var units []jobs.Unit
 	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
 		spec.Types = chunk
-		units = append(units, jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)})
+		unit := jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)}
+		if listed || p.blind() { // no closing count would find what becomes visible after the plan
+			unit.NotBefore = a.settled()
+		}
+		units = append(units, unit)
 	}
 	if p.wantsAssociated() {
-		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, Spec: encode(planSpec{Associated: true})})
+		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, NotBefore: a.settled(), Spec: encode(planSpec{Associated: true})})
+	}
+	units = append(units, jobs.Unit{ID: "tail", Kind: jobs.UnitTail, NotBefore: a.settled()})
+	if !a.job.Request.Since.IsZero() {
+		units = append(units, jobs.Unit{ID: "deleted", Kind: jobs.UnitDeleted})
 	}
 	outcome, err := p.said.write(ctx, a)
 	if err != nil {
@@ -245,8 +247,12 @@ func (p *planner) readSpec(typ string) readSpec {
 // windowedType plans a type that is read by time windows.
 func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 	counted, windows, err := p.windows(ctx, read)
-	if err != nil || len(windows) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(windows) == 0 {
+		p.addType(plannedType{Type: read.Type, Read: read, Empty: true})
+		return nil
 	}
 	read.Fine = counted <= pageWindows*int64(p.facts.DirectSize)
 	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
@@ -255,6 +261,12 @@ func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 	p.units = append(p.units, units...)
 	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: counted, Read: read, Recount: counted >= 0})
 	return nil
+}
+
+func (p *planner) addType(t plannedType) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.summary.Types = append(p.summary.Types, t)
 }
 
 // cutOn goes on where another plan unit ran out of time.
@@ -288,18 +300,23 @@ func (p *planner) unitsOf(c cutSpec, windows []windowSpec) []jobs.Unit {
 		}
 		units[i] = jobs.Unit{
 			ID: "slice-" + name, Kind: jobs.UnitSlice, Type: c.Read.Type, Weight: max(w.Counted, 0),
-			Spec: encode(sliceSpec{Read: c.Read, Window: w}),
+			Spec: encode(sliceSpec{Read: c.Read, Window: w}), NotBefore: p.settled(),
 		}
 	}
 	return units
 }
 
-// windows counts a type and cuts it. No window means that there is nothing:
-// counted none, and given none when asked for a page.
+// windows counts a type and cuts it. No window means that there is nothing.
 func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSpec, error) {
 	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
 	var said notes
 	r := p.newReader(read, nil, &said, nil)
+	if p.facts.Direct == upstream.Works && !read.Whole {
+		// Most types of most servers hold nothing; one request shows that.
+		if none, err := p.nothing(ctx, r, whole); err != nil || none {
+			return 0, nil, err
+		}
+	}
 	counted, err := r.count(ctx, whole)
 	if err != nil {
 		return 0, nil, err
@@ -318,6 +335,30 @@ func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSp
 	}
 	windows, err := cutWindows(ctx, r.countFunc(), whole, p.cutting())
 	return counted, windows, err
+}
+
+// nothing reports whether a window holds nothing: a page without entries that
+// states a total of none, or a count of none beside a page without entries.
+func (a *attempt) nothing(ctx context.Context, r *reader, w windowSpec) (bool, error) {
+	for _, alternative := range r.spec.Alternatives {
+		s := r.search(alternative, w)
+		s.Alone, s.Limit = true, 1
+		page, err := a.c.Upstream.Page(ctx, s, "", func(*fhir.Entry) error { return nil })
+		if err != nil || page.Entries > 0 || page.Next != "" {
+			return false, err
+		}
+		if page.Total != nil && *page.Total == 0 {
+			continue
+		}
+		n, err := a.c.Upstream.Count(ctx, s)
+		if errors.Is(err, upstream.ErrNoCount) {
+			return false, nil
+		}
+		if err != nil || n > 0 {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // errSeen ends the reading of a page at its first resource.

@@ -37,10 +37,13 @@ type reader struct {
 	notes *notes
 	ways  [maxPasses]method
 
-	seen    *idSet // ids of this unit that belong to the time asked for
-	pass    *idSet // ids of the chain being read
-	late    int64  // entries of the pass that changed after the transaction time
-	trouble string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
+	seen *idSet // ids of this unit that belong to the time asked for
+	pass *idSet // ids of the chain being read
+	// keepLate exports what changed after the transaction time while its page
+	// was on the way. Otherwise it is left to the tail.
+	keepLate bool
+	late     int64  // entries of the pass that changed after the transaction time
+	trouble  string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
 
 	summary readSummary
 }
@@ -107,10 +110,14 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			r.proven(counted, read)
 			return nil
 		}
+		had := counted
 		if counted, err = r.count(ctx, w); err != nil {
 			return err
 		}
-		if counted == read || counted == read-r.late {
+		// What changes leaves its window, so a window shrinks while it is read,
+		// and what was read lies between what it held before and after. That
+		// nothing else is missing the closing count shows.
+		if counted == read || counted == read-r.late || had >= read && read >= counted && counted >= 0 && r.shrinks() {
 			r.proven(read, read)
 			return nil
 		}
@@ -182,13 +189,21 @@ func halve(w windowSpec, depth int) [2]windowSpec {
 	return [2]windowSpec{{From: w.From, To: middle}, {From: middle, To: w.To}}
 }
 
+// shrinks reports whether resources can only leave the windows of the unit, and
+// whether a closing count follows. Those that are missing then are found by it.
+func (r *reader) shrinks() bool {
+	return (r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment) && !r.spec.Whole && !r.keepLate
+}
+
 func (r *reader) proven(counted, read int64) {
+	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.metrics.windows.WithLabelValues("proven").Inc()
 }
 
 // differs records a difference that stays.
 func (r *reader) differs(counted, read int64) {
+	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("differs").Inc()
@@ -205,6 +220,7 @@ func (r *reader) differs(counted, read int64) {
 
 // unproven records a window that no count can prove.
 func (r *reader) unproven(read int64) {
+	r.summary.Late += r.late
 	r.summary.add(-1, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("uncounted").Inc()

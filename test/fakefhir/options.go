@@ -48,6 +48,8 @@ type Options struct {
 	NoDirect bool
 	// NoHistory answers 400 to type and system _history.
 	NoHistory bool
+	// NoSystemHistory answers 400 to system _history only.
+	NoSystemHistory bool
 
 	// ResultCache answers a repeated search or count from the former result
 	// for this long, unless Cache-Control says no-cache or no-store. HAPI
