@@ -73,7 +73,7 @@ func (d *deletions) read(ctx context.Context) error {
 	}
 	decided := newIDSet() // whose newest event has been seen
 	var last time.Time
-	err := d.history(ctx, d.types, d.job.Request.Since, func(e event) error {
+	err := d.history(ctx, d.types, d.job.Request.Since.Truncate(tick), func(e event) error {
 		if !e.at.IsZero() {
 			d.unordered = d.unordered || !last.IsZero() && e.at.After(last) && e.at.Before(d.until)
 			if last = e.at; !e.at.Before(d.until) {

@@ -232,7 +232,7 @@ func filtersOf(r jobs.Request, typ string) []string {
 // readSpec returns what to read of a type, before any cohort restricts it.
 func (p *planner) readSpec(typ string) readSpec {
 	read := readSpec{
-		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since, Until: p.until(),
+		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
 		Whole: p.blind(),
 	}
 	if len(read.Alternatives) == 0 {
