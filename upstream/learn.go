@@ -61,13 +61,11 @@ type learner struct {
 }
 
 func (l *learner) learn(ctx context.Context) error {
-	caps, last, err := l.c.fetchCapabilities(ctx)
+	caps, err := l.c.Capabilities(ctx)
 	if err != nil {
 		return err
 	}
-	l.c.capabilities.put(caps, factsAge)
 	l.f.Capabilities = caps
-	l.note(last)
 	if p := versionProblem(caps.FHIRVersion); p != "" {
 		l.problem("%s", p)
 	}

@@ -26,7 +26,9 @@ func (t *tailer) closeType(ctx context.Context, r *reader, planned plannedType, 
 			return nil // it has been said that counts prove nothing here
 		}
 		read += t.account.units[w.unit].summary.Read
-		windows[i].holds -= inside[w.unit]
+		if w.exact {
+			windows[i].holds -= inside[w.unit]
+		}
 		holds += windows[i].holds
 	}
 	now, err := r.count(ctx, windowSpec{From: planned.Read.Since, To: planned.Read.Until})

@@ -84,7 +84,11 @@ func (c *account) windows(typ string) ([]provenWindow, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, provenWindow{windowSpec: spec.Window, unit: i, holds: u.summary.Read - u.summary.Late})
+		w := provenWindow{windowSpec: spec.Window, unit: i, holds: u.summary.Seen, exact: len(spec.Read.Alternatives) == 1}
+		if !w.exact || w.holds == 0 {
+			w.holds = u.summary.Read
+		}
+		all = append(all, w)
 	}
 	slices.SortFunc(all, func(x, y provenWindow) int { return x.From.Compare(y.From) })
 	return all, nil
@@ -95,6 +99,7 @@ type provenWindow struct {
 	windowSpec
 	unit  int   // index in account.units
 	holds int64 // resources that have not left it as far as we know
+	exact bool  // not summed over alternatives that may find the same
 }
 
 // eachExported calls f with the header of every exported line of a type.

@@ -58,6 +58,9 @@ func (r *reader) pages(ctx context.Context, w windowSpec) ([]windowSpec, error) 
 // timestamp only is finished by next links in that tick. Where the pages are
 // not in order the window is read by next links.
 func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, counted int64) error {
+	if !r.onePage(counted) && !w.divisible() {
+		return r.chain(ctx, s, w, counted) // a tick that fills a page has no order
+	}
 	s.Alone = true
 	if r.onePage(counted) {
 		page, err := r.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error { return r.entry(ctx, entry, w) })

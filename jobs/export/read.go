@@ -192,18 +192,16 @@ func halve(w windowSpec, depth int) [2]windowSpec {
 // shrinks reports whether resources can only leave the windows of the unit, and
 // whether a closing count follows. Those that are missing then are found by it.
 func (r *reader) shrinks() bool {
-	return (r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment) && !r.spec.Whole && !r.keepLate
+	return (r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment) && !r.spec.Whole && !r.keepLate && len(r.spec.Alternatives) == 1
 }
 
 func (r *reader) proven(counted, read int64) {
-	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.metrics.windows.WithLabelValues("proven").Inc()
 }
 
 // differs records a difference that stays.
 func (r *reader) differs(counted, read int64) {
-	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("differs").Inc()
@@ -220,7 +218,6 @@ func (r *reader) differs(counted, read int64) {
 
 // unproven records a window that no count can prove.
 func (r *reader) unproven(read int64) {
-	r.summary.Late += r.late
 	r.summary.add(-1, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("uncounted").Inc()

@@ -49,7 +49,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	r.summary.Exported = out.lines()
+	r.summary.Exported, r.summary.Seen = out.lines(), r.seen.len()
 	outcome, err := said.write(ctx, a)
 	if err != nil {
 		return jobs.Result{}, err

@@ -135,9 +135,9 @@ type readSummary struct {
 	Counted  int64  `json:"counted"`  // the count that was last compared; -1 if none
 	Read     int64  `json:"read"`     // distinct ids seen that passed type and time
 	Exported int64  `json:"exported"` // lines written
-	// Late are those of Read that changed after the transaction time while
-	// they were being read; they were not written.
-	Late   int64 `json:"late,omitempty"`
+	// Seen is the number of distinct ids that were in a window in any pass.
+	// Read is of the last one, and counts what several alternatives find again.
+	Seen   int64 `json:"seen,omitempty"`
 	Proven bool  `json:"proven"`
 }
 
