@@ -13,6 +13,7 @@ import (
 
 	"spillway/jobs"
 	"spillway/test/fakefhir"
+	"spillway/upstream/fhir"
 )
 
 // fire writes to a server while it is exported: creates, updates, deletes, and
@@ -104,7 +105,8 @@ func (f *fire) write(random *rand.Rand) {
 			tx.Delete(typ, id)
 			continue
 		}
-		_ = tx.Put(typ, id, fmt.Appendf(nil, `{"resourceType":%q,"id":%q,"language":"x%d"}`, typ, id, random.IntN(1_000_000)))
+		_ = tx.Put(typ, id, fmt.Appendf(nil, `{"resourceType":%q,"id":%q,"language":"x%d","subject":{"reference":"Patient/patient-%d"}}`,
+			typ, id, random.IntN(1_000_000), 1+random.IntN(9)))
 	}
 	if wait := time.Duration(random.Int64N(int64(f.delay) + 1)); random.IntN(10) == 0 && f.delay > 0 {
 		f.writers.Go(func() {
@@ -242,6 +244,68 @@ func TestExportUnderFire(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestPatientsUnderFire exports what belongs to patients while it moves from one
+// patient to another.
+func TestPatientsUnderFire(t *testing.T) {
+	const settle = 300 * time.Millisecond
+	some := []string{"patient-1", "patient-3", "patient-8"}
+	for _, test := range []struct {
+		name string
+		jobs.Request
+		in func(param, id string) bool
+	}{
+		{"OKAll", jobs.Request{Level: jobs.LevelPatient}, func(_, _ string) bool { return true }},
+		{"OKSome", jobs.Request{Level: jobs.LevelPatient, Patients: some}, func(param, id string) bool { return param != "link" && slices.Contains(some, id) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{server: fakefhir.Options{Latency: 2 * time.Millisecond}, window: 60, settle: settle})
+			_, err := w.client.Learn(t.Context())
+			must(t, err)
+			f := ignite(w, 5, settle-100*time.Millisecond)
+			first := w.run(t, test.Request)
+			test.Request.Since = first.TransactionTime
+			second := w.run(t, test.Request)
+			f.extinguish()
+			belongs := func(typ, _ string, r []byte) bool {
+				found := false
+				must(t, fhir.PatientRefs(typ, r, func(param, id string) bool {
+					found = test.in(param, id)
+					return !found
+				}))
+				return found && (typ != "Group" || test.Patients == nil)
+			}
+			held, _ := f.at(t, first.TransactionTime)
+			exact := func(job *jobs.Job, want map[string]map[string][]byte) {
+				t.Helper()
+				issues := w.issues(t, job)
+				t.Logf("issues: %q", issues)
+				if !anyContains(issues, "prove nothing") { // batches have no closing count
+					same(t, w.exported(t, job), want)
+				}
+			}
+			exact(first, only(held, belongs))
+			now, gone := f.at(t, second.TransactionTime)
+			exact(second, only(now, func(typ, id string, r []byte) bool {
+				return belongs(typ, id, r) && !lastUpdated(t, r).Before(first.TransactionTime)
+			}))
+			deleted := w.deletions(t, second)
+			for name, at := range gone {
+				typ, id, _ := strings.Cut(name, "/")
+				var last []byte
+				for _, v := range w.srv.History(typ, id) {
+					if v.JSON != nil && !v.LastUpdated.After(at) {
+						last = v.JSON
+					}
+				}
+				if want := !at.Before(first.TransactionTime) && belongs(typ, id, last); want != deleted[name] {
+					t.Errorf("%s was deleted at %v, since %v: listed %t", name, at, first.TransactionTime, deleted[name])
+				}
+			}
+		})
 	}
 }
 
