@@ -145,8 +145,9 @@ func (a *attempt) hasHistory() bool {
 }
 
 // history calls visit for everything that happened to resources of the types
-// at or after since, mostly the newest first, each once.
-func (a *attempt) history(ctx context.Context, types map[string]bool, since time.Time, visit func(event) error) error {
+// at or after since, mostly the newest first, each once. Unread are types whose
+// history the upstream refuses, though it gives that of others.
+func (a *attempt) history(ctx context.Context, types map[string]bool, since time.Time, visit func(event) error) (unread []string, err error) {
 	of := []string{""}
 	if a.facts.SystemHistory != upstream.Works {
 		of = of[:0]
@@ -174,21 +175,25 @@ func (a *attempt) history(ctx context.Context, types map[string]bool, since time
 			})
 			return page, fresh, err
 		})
+		if err != nil && typ != "" && denied(err) {
+			unread = append(unread, typ)
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("export: history: %w", err)
+			return nil, fmt.Errorf("export: history: %w", err)
 		}
 	}
-	return nil
+	return unread, nil
 }
 
 // changesByHistory returns what changed at or after an instant.
-func (a *attempt) changesByHistory(ctx context.Context, types map[string]bool, since time.Time) (changes, error) {
-	found := make(changes)
-	err := a.history(ctx, types, since, func(e event) error {
+func (a *attempt) changesByHistory(ctx context.Context, types map[string]bool, since time.Time) (found changes, unread []string, err error) {
+	found = make(changes)
+	unread, err = a.history(ctx, types, since, func(e event) error {
 		found.add(e.typ, e.id, e.version)
 		return nil
 	})
-	return found, err
+	return found, unread, err
 }
 
 // changesBySearch returns what changed at or after an instant and still exists,

@@ -40,7 +40,7 @@ func (t *tailer) closeType(ctx context.Context, r *reader, planned plannedType, 
 	}
 	added := result.Past + result.Newer
 	if now <= holds {
-		if missing := planned.Counted - read - added; missing > 0 && !t.checked {
+		if missing := planned.Counted - read - added; missing > 0 && !t.checked[planned.Type] {
 			t.said.add(jobs.SeverityInformation, fhir.IssueInformational,
 				"%s: %d resources changed or were deleted while this export ran and are not in it; an export with _since set to this one's transactionTime has those that changed.",
 				planned.Type, missing)

@@ -73,7 +73,7 @@ func (d *deletions) read(ctx context.Context) error {
 	}
 	decided := newIDSet() // whose newest event has been seen
 	var last time.Time
-	err := d.history(ctx, d.types, d.job.Request.Since.Truncate(tick), func(e event) error {
+	unread, err := d.history(ctx, d.types, d.job.Request.Since.Truncate(tick), func(e event) error {
 		if !e.at.IsZero() {
 			d.unordered = d.unordered || !last.IsZero() && e.at.After(last) && e.at.Before(d.until)
 			if last = e.at; !e.at.Before(d.until) {
@@ -103,9 +103,14 @@ func (d *deletions) read(ctx context.Context) error {
 	}
 	// A deletion need not say when it was, so a second reading, made later,
 	// tells what came after the end.
-	later, err := d.changesByHistory(ctx, d.types, d.until)
+	later, unreadLater, err := d.changesByHistory(ctx, d.types, d.until)
 	if err != nil {
 		return err
+	}
+	for _, typ := range append(unread, unreadLater...) {
+		delete(d.found, typ)
+		d.said.add(jobs.SeverityWarning, fhir.IssueNotSupported,
+			"%s: the upstream offers no history of it, so this export cannot list what was deleted of it since _since.", typ)
 	}
 	for typ, ids := range d.found {
 		for id := range ids {

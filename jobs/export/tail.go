@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -37,7 +38,7 @@ type tailer struct {
 	*attempt
 	account *account
 	changed changes
-	checked bool // changed holds deletions too
+	checked map[string]bool // types of which changed holds deletions too
 
 	said   notes
 	out    []*segments
@@ -102,31 +103,34 @@ func (a *attempt) afterwards() windowSpec {
 
 // findChanges finds what changed after the transaction time: in the upstream's
 // history, which has deletions too, or else by searching.
-func (t *tailer) findChanges(ctx context.Context) (err error) {
+func (t *tailer) findChanges(ctx context.Context) error {
 	since := t.afterwards().From
-	types := t.account.exportTypes()
-	if t.hasHistory() && len(types) > 0 {
-		t.changed, err = t.changesByHistory(ctx, types, since)
-		if err == nil {
-			t.checked = true
-			return nil
-		}
-		if !denied(err) && !errors.Is(err, errChain) {
+	search := t.account.exportTypes() // the types without a history
+	t.changed, t.checked = make(changes), make(map[string]bool)
+	if t.hasHistory() && len(search) > 0 {
+		found, unread, err := t.changesByHistory(ctx, search, since)
+		switch {
+		case err == nil:
+			t.changed, t.checked = found, search
+			search = make(map[string]bool)
+			for _, typ := range unread {
+				search[typ] = true
+				delete(t.checked, typ)
+			}
+		case !denied(err) && !errors.Is(err, errChain):
 			return err
 		}
 	}
-	t.said.add(jobs.SeverityInformation, fhir.IssueInformational,
-		"The upstream offers no history of changes that could be read, so resources that were deleted while this export ran, before they could be read, are not in it.")
-	t.changed = make(changes)
+	if len(search) > 0 {
+		t.said.add(jobs.SeverityInformation, fhir.IssueInformational,
+			"The upstream offers no history of changes that could be read, at least of some types, so resources that were deleted while this export ran, before they could be read, are not in it.")
+	}
 	if t.facts.LastUpdated != upstream.Works {
 		return nil // the plan has said what that means
 	}
-	for _, planned := range t.account.plan.Types {
-		if planned.Associated {
-			continue
-		}
-		for _, query := range filtersOrAll(t.job.Request, planned.Type) {
-			err := t.changesBySearch(ctx, planned.Type, query, since, t.changed)
+	for _, typ := range slices.Sorted(maps.Keys(search)) {
+		for _, query := range filtersOrAll(t.job.Request, typ) {
+			err := t.changesBySearch(ctx, typ, query, since, t.changed)
 			if err == nil {
 				continue
 			}
@@ -134,7 +138,7 @@ func (t *tailer) findChanges(ctx context.Context) (err error) {
 				return err
 			}
 			t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
-				"%s: the upstream could not tell what changed while this export ran; resources that changed in that time may be missing. An export with _since set to this one's transactionTime has them.", planned.Type)
+				"%s: the upstream could not tell what changed while this export ran; resources that changed in that time may be missing. An export with _since set to this one's transactionTime has them.", typ)
 		}
 	}
 	return nil
@@ -143,12 +147,12 @@ func (t *tailer) findChanges(ctx context.Context) (err error) {
 // touched returns the types of which something changed so short before the
 // transaction time that the plan may not have seen it. Nil means any type.
 func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
-	if t.facts.SystemHistory != upstream.Works || !t.checked {
+	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 {
 		return nil, nil
 	}
 	const slack = 2 * tick
 	found := make(map[string]bool)
-	err := t.history(ctx, t.account.exportTypes(), t.job.TransactionTime.Add(-t.settling()-slack), func(e event) error {
+	_, err := t.history(ctx, t.account.exportTypes(), t.job.TransactionTime.Add(-t.settling()-slack), func(e event) error {
 		found[e.typ] = true
 		return nil
 	})

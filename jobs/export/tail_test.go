@@ -204,20 +204,22 @@ func TestDeletedOfPatients(t *testing.T) {
 // does without.
 func TestBrokenHistory(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		do   fakefhir.Do
+		name, typ string
+		do        fakefhir.Do
+		want      string
 	}{
-		{"Refused", fakefhir.Do{Status: &fakefhir.Status{Code: 400}}},
-		{"HTML", fakefhir.Do{HTML: true}},
+		{"Refused", "", fakefhir.Do{Status: &fakefhir.Status{Code: 400}}, "cannot list what was deleted since"},
+		{"HTML", "", fakefhir.Do{HTML: true}, "cannot list what was deleted since"},
+		{"OneTypeRefused", "Observation", fakefhir.Do{Status: &fakefhir.Status{Code: 404}}, "warning: Observation: the upstream offers no history of it"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t, settings{})
+			w := newWorld(t, settings{server: fakefhir.Options{NoSystemHistory: test.typ != ""}})
 			_, err := w.client.Learn(t.Context())
 			must(t, err)
-			w.srv.Script(fakefhir.Fault{Match: fakefhir.Match{Kind: fakefhir.KindHistory}, Do: test.do})
+			w.srv.Script(fakefhir.Fault{Match: fakefhir.Match{Kind: fakefhir.KindHistory, Type: test.typ}, Do: test.do})
 			job := w.run(t, jobs.Request{Since: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)})
 			same(t, w.exported(t, job), only(w.truth(t), func(_, _ string, r []byte) bool { return lastUpdated(t, r).Year() >= 2000 }))
-			if issues := w.issues(t, job); !anyContains(issues, "cannot list what was deleted") {
+			if issues := w.issues(t, job); !anyContains(issues, test.want) || anyContains(issues, "error:") {
 				t.Errorf("issues: %q", issues)
 			}
 		})
