@@ -18,6 +18,14 @@ type manifest struct {
 	Output              []manifestItem `json:"output"`
 	Deleted             []manifestItem `json:"deleted"`
 	Error               []manifestItem `json:"error"`
+	Extension           *extension     `json:"extension,omitempty"`
+}
+
+// extension is what the manifest says beyond the standard.
+// Source: Bulk Data Access IG, "Response - Output Manifest", extension: a JSON
+// object of the server's own.
+type extension struct {
+	Evidence []jobs.Evidence `json:"evidence"` // by type, what was counted and what was exported
 }
 
 type manifestItem struct {
@@ -46,6 +54,9 @@ func WriteManifest(w io.Writer, j *jobs.Job, fileURL func(jobs.File) string, req
 		case jobs.KindOutcome:
 			m.Error = append(m.Error, item)
 		}
+	}
+	if len(j.Evidence) > 0 {
+		m.Extension = &extension{Evidence: j.Evidence}
 	}
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -227,6 +227,16 @@ type Evidence struct {
 	Type     string `json:"type"`
 	Counted  int64  `json:"counted"`  // by the upstream, in [since, transactionTime]; -1: it gave no usable count
 	Exported int64  `json:"exported"` // distinct resources read that passed every check
+	// Late are those of Exported that the upstream made visible only after
+	// their window had been read.
+	Late int64 `json:"late,omitempty"`
+	// Tail are those of Exported that changed after the transaction time before
+	// they could be read, and were fetched as of that time.
+	Tail int64 `json:"tail,omitempty"`
+	// Newer are those of Tail that could only be had in a newer version.
+	Newer int64 `json:"newer,omitempty"`
+	// Deleted is the number of deletions listed.
+	Deleted int64 `json:"deleted,omitempty"`
 	// Proven says that in every window the distinct ids read equalled the count.
 	Proven bool `json:"proven"`
 }

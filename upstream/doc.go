@@ -1,9 +1,10 @@
 // Package upstream is the FHIR server behind us: search it, read it, spare it,
 // forward to it.
 //
-//	Client        the export's own requests: Learn, Capabilities, Count, Page, Read
+//	Client        the export's own requests: Learn, Capabilities, Count, Page, HistoryPage, Read
 //	Facts         what Learn found out by asking, because capability statements lie
 //	Search        one type, its filters and a half-open window on _lastUpdated
+//	History       versions and deletions of one resource, one type or the server
 //	RequestError  one request that failed, told in a full sentence
 //	PauseError    nothing may be sent for a while; when to try again
 //	Hours         when the upstream may be asked

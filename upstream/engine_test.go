@@ -27,6 +27,8 @@ type engine struct {
 	noNext, noNextAboveOne, sameNext                                       bool
 	nextBase                                                               string // "": relative links
 	refuseCountAbove                                                       int
+	direct                                                                 int // the greatest max-results; 0: Cache-Control is ignored
+	noSystemHistory                                                        bool
 	deny                                                                   func(r *http.Request) int // a status, 0: none
 	clock                                                                  func() time.Time
 	noDate                                                                 bool
@@ -52,6 +54,12 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case path[0] == "metadata":
 		e.statement(w)
+	case path[0] == "_history":
+		if e.noSystemHistory {
+			w.WriteHeader(400)
+			return
+		}
+		e.history(w, "Patient", q)
 	case len(path) == 2 && path[1] == "_history":
 		e.history(w, path[0], q)
 	case len(path) == 2 && path[1] == "_search":
@@ -63,6 +71,15 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			q = r.PostForm
 		}
 		e.search(w, path[0], q)
+	case e.direct > 0 && strings.HasPrefix(r.Header.Get("Cache-Control"), "no-store, max-results="):
+		n, _ := strconv.Atoi(strings.TrimPrefix(r.Header.Get("Cache-Control"), "no-store, max-results="))
+		if n > e.direct {
+			w.WriteHeader(400)
+			return
+		}
+		with := *e
+		with.noNext = true
+		with.search(w, path[0], q)
 	default:
 		e.search(w, path[0], q)
 	}

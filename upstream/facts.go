@@ -65,7 +65,10 @@ type Facts struct {
 	CountMode      CountMode // how to ask for them; CountNone unless Counts is Works
 	Sort           Support   // _sort=_lastUpdated and -_lastUpdated
 	PostSearch     Support   // POST [type]/_search
+	Direct         Support   // Cache-Control: no-store, max-results=N, which reads one page past the store of searches, as HAPI
+	DirectSize     int       // resources on such a page; 0 unless Direct is Works
 	History        Support   // [type]/_history?_since
+	SystemHistory  Support   // _history?_since of the whole server
 	NextLinks      Support   // the next link of a page leads to the following page
 	PageSize       int       // resources on a page that was asked for Config.PageSize and has a next link; else what was asked for
 	ProbeType      string    // the type that was probed; "" if none of those tried has data

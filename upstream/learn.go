@@ -57,21 +57,20 @@ type learner struct {
 	whole bool        // that page was all of them
 
 	single bool // a page of one had one, and no next link
+	paged  bool // a page of one had a next link
 }
 
 func (l *learner) learn(ctx context.Context) error {
-	caps, last, err := l.c.fetchCapabilities(ctx)
+	caps, err := l.c.Capabilities(ctx)
 	if err != nil {
 		return err
 	}
-	l.c.capabilities.put(caps, factsAge)
 	l.f.Capabilities = caps
-	l.note(last)
 	if p := versionProblem(caps.FHIRVersion); p != "" {
 		l.problem("%s", p)
 	}
 	steps := []func(context.Context) error{l.findData}
-	steps = append(steps, l.probePageSize, l.probeLastUpdated, l.probeCounts, l.probeSort, l.probePost, l.probeHistory)
+	steps = append(steps, l.probePageSize, l.probeLastUpdated, l.probeCounts, l.probeSort, l.probeDirect, l.probePost, l.probeHistory)
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -142,7 +141,7 @@ func (l *learner) follow(ctx context.Context, r *request, typ string) (glance, e
 	var g glance
 	ids := make(map[string]bool)
 	page, last, err := l.c.scan(ctx, r, func(e *fhir.Entry) error {
-		if e.Header.Type == typ && (e.Mode == "" || e.Mode == "match") && !ids[e.Header.ID] {
+		if (e.Header.Type == typ || typ == "" && e.Resource != nil) && (e.Mode == "" || e.Mode == "match") && !ids[e.Header.ID] {
 			ids[e.Header.ID] = true
 			g.resources = append(g.resources, e.Header)
 		}
@@ -220,6 +219,7 @@ func (l *learner) probeNext(ctx context.Context, r *request, g glance) error {
 		l.single = len(g.resources) == 1 // there may be no second one
 		return nil
 	}
+	l.paged = true
 	u, err := l.c.place.resolve(r.url, g.Next)
 	if err != nil {
 		l.f.NextLinks = Refused

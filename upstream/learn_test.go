@@ -124,6 +124,7 @@ func TestLearn(t *testing.T) {
 				}
 				problems := strings.Join(got.Problems, "\n")
 				got.Capabilities, got.Problems = nil, nil
+				got.Direct, got.DirectSize, got.SystemHistory = 0, 0, 0 // see TestLearnWays
 				if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", tt.want) {
 					t.Errorf("got  %+v\nwant %+v\nproblems: %s", got, tt.want, problems)
 				}
@@ -261,5 +262,48 @@ func TestSupportWords(t *testing.T) {
 	got := fmt.Sprint(Unknown, Works, Ignored, Refused, CountNone, CountSummary, CountTotal)
 	if want := "unknown works ignored refused none _summary=count _total=accurate&_count=0"; got != want {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestLearnWays probes the shortcuts, whose absence is no problem.
+func TestLearnWays(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		e       engine
+		n       int // patients
+		direct  Support
+		size    int
+		history Support
+	}{
+		{name: "Ignored", n: 20, direct: Ignored, history: Works},
+		{name: "Direct", n: 20, e: engine{direct: 1000}, direct: Works, size: 1000, history: Works},
+		{name: "DirectClamped", n: 20, e: engine{direct: 1000, maxPage: 7}, direct: Works, size: 7, history: Works},
+		{name: "DirectTooSmall", n: 20, e: engine{direct: 50}, direct: Refused, history: Works},
+		{name: "DirectRefused", n: 20, e: engine{deny: func(r *http.Request) int {
+			if strings.Contains(r.Header.Get("Cache-Control"), "no-store") {
+				return 400
+			}
+			return 0
+		}}, direct: Refused, history: Works},
+		{name: "OneResource", n: 1, e: engine{direct: 1000}, history: Works},
+		{name: "NoSystemHistory", n: 20, e: engine{direct: 1000, noSystemHistory: true}, direct: Works, size: 1000, history: Refused},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := tt.e
+				e.data = map[string][]string{"Patient": instants(tt.n)}
+				c, _ := serveMemory(t, e.ServeHTTP)
+				f, err := c.Learn(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.Direct != tt.direct || f.DirectSize != tt.size || f.SystemHistory != tt.history {
+					t.Errorf("direct %v of %d, system history %v; want %v of %d, %v", f.Direct, f.DirectSize, f.SystemHistory, tt.direct, tt.size, tt.history)
+				}
+				if len(f.Problems) > 0 {
+					t.Errorf("problems: %q", f.Problems)
+				}
+			})
+		})
 	}
 }

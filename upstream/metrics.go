@@ -14,6 +14,7 @@ const (
 	kindSearch   = "search"
 	kindNext     = "next"
 	kindRead     = "read"
+	kindHistory  = "history"
 	kindProbe    = "probe"
 )
 

@@ -125,30 +125,46 @@ func tooMuch(err error) bool {
 }
 
 // firstRequest makes the request for the first page of s. Where that page is
-// too much the request comes to ask for less.
-func (c *Client) firstRequest(s Search) (*request, error) {
-	size := c.pageOf(s.Type)
-	build := func() (*request, error) {
-		return c.searchRequest(s, "search "+s.Type, kindSearch, "_count="+strconv.Itoa(size))
+// too much the request comes to ask for less; asked is how many resources it
+// asks for at last.
+func (c *Client) firstRequest(s Search) (r *request, asked *int, err error) {
+	asked = new(c.pageOf(s.Type))
+	f := c.facts.peek()
+	direct := s.Alone && f != nil && f.Direct == Works
+	if direct {
+		*asked = min(*asked, f.DirectSize)
 	}
-	r, err := build()
-	if err != nil {
-		return nil, err
+	if s.Limit > 0 {
+		*asked = min(*asked, s.Limit)
+	}
+	build := func() (*request, error) {
+		own := []string{"_count=" + strconv.Itoa(*asked)}
+		if s.Sorted {
+			own = append(own, "_sort=_lastUpdated")
+		}
+		again, err := c.searchRequest(s, "search "+s.Type, kindSearch, own...)
+		if err == nil && direct {
+			again.direct = *asked
+		}
+		return again, err
+	}
+	if r, err = build(); err != nil {
+		return nil, nil, err
 	}
 	r.shrink = func() bool {
-		smaller, ok := c.pageTooLarge(s.Type, size)
-		if !ok {
+		smaller, ok := c.pageTooLarge(s.Type, *asked)
+		if smaller = min(smaller, max(*asked/2, minPage)); !ok || smaller >= *asked {
 			return false
 		}
-		size = smaller
+		*asked = smaller
 		again, err := build()
 		if err != nil {
 			return false
 		}
-		r.method, r.url, r.form = again.method, again.url, again.form
+		r.method, r.url, r.form, r.direct = again.method, again.url, again.form, again.direct
 		return true
 	}
-	return r, nil
+	return r, asked, nil
 }
 
 // pageFailed returns the error of a page. Where the page of a next link is too

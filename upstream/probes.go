@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -213,31 +212,98 @@ func (l *learner) probePost(ctx context.Context) error {
 	return nil
 }
 
-// probeHistory asks for what changed since now.
+// directLimit is how many results HAPI gives at most on the direct way, unless
+// its operator has chosen otherwise.
+const directLimit = 1000
+
+// probeDirect asks for single pages past the upstream's store of searches, as
+// HAPI offers: there is then no next link, where a page of one has one
+// otherwise. It is a shortcut, so a refusal is no problem.
+func (l *learner) probeDirect(ctx context.Context) error {
+	if !l.paged || l.f.Sort != Works {
+		return nil
+	}
+	verdict := func(err error) (Support, error) {
+		had := len(l.f.Problems)
+		s, err := l.failed(err)
+		l.f.Problems = l.f.Problems[:had]
+		return s, err
+	}
+	g, err := l.lookDirect(ctx, 1)
+	switch {
+	case err != nil:
+		l.f.Direct, err = verdict(err)
+		return err
+	case g.Next != "" || len(g.resources) != 1:
+		l.f.Direct = Ignored
+		return nil
+	}
+	size := l.c.pageCount()
+	if g, err = l.lookDirect(ctx, size); err != nil && size > directLimit {
+		size = directLimit
+		g, err = l.lookDirect(ctx, size)
+	}
+	if err != nil {
+		l.f.Direct, err = verdict(err)
+		return err
+	}
+	l.f.Direct, l.f.DirectSize = Works, size
+	if n := len(g.resources); n < size && !l.whole {
+		l.f.DirectSize = max(n, 1)
+	}
+	return nil
+}
+
+func (l *learner) lookDirect(ctx context.Context, size int) (glance, error) {
+	r, err := l.c.searchRequest(Search{Type: l.typ}, "search "+l.typ, kindProbe, "_count="+strconv.Itoa(size), "_sort=_lastUpdated")
+	if err != nil {
+		return glance{}, err
+	}
+	r.direct = size
+	return l.follow(ctx, r, l.typ)
+}
+
+// probeHistory asks what changed since now, of one type and of all.
 func (l *learner) probeHistory(ctx context.Context) error {
 	if l.typ == "" {
 		return nil
 	}
-	since := l.c.cfg.Now().Add(l.f.ClockOffset)
-	u := l.c.place.base.JoinPath(l.typ, "_history")
-	u.RawQuery = "_since=" + fhir.FormatInstant(since) + "&_count=" + strconv.Itoa(1)
-	r := &request{kind: kindProbe, op: "history of " + l.typ, method: http.MethodGet, url: u}
-	g, err := l.follow(ctx, r, l.typ)
-	if err != nil {
-		l.f.History, err = l.failed(err)
-		return err
+	for _, probe := range []struct {
+		typ  string
+		fact *Support
+	}{{l.typ, &l.f.History}, {"", &l.f.SystemHistory}} {
+		had := len(l.f.Problems)
+		support, err := l.tryHistory(ctx, probe.typ)
+		if err != nil {
+			return err
+		}
+		if *probe.fact = support; probe.typ == "" {
+			l.f.Problems = l.f.Problems[:had] // the history of types will do
+		}
 	}
-	l.f.History = Works
+	return nil
+}
+
+func (l *learner) tryHistory(ctx context.Context, typ string) (Support, error) {
+	since := l.c.cfg.Now().Add(l.f.ClockOffset)
+	r, err := l.c.historyRequest(History{Type: typ, Since: since}, 1)
+	if err != nil {
+		return Unknown, err
+	}
+	r.kind = kindProbe
+	g, err := l.follow(ctx, r, typ)
+	if err != nil {
+		return l.failed(err)
+	}
 	if g.Type != "history" {
-		l.f.History = Ignored
+		l.problem("The %s does not come as a history.", r.op)
+		return Ignored, nil
 	}
 	for _, h := range g.resources {
 		if t, err := fhir.ParseInstant(h.LastUpdated); err == nil && t.Before(since.Add(-2*time.Second)) {
-			l.f.History = Ignored
+			l.problem("The %s does not keep to _since.", r.op)
+			return Ignored, nil
 		}
 	}
-	if l.f.History == Ignored {
-		l.problem("The history of %s does not keep to _since.", l.typ)
-	}
-	return nil
+	return Works, nil
 }

@@ -29,6 +29,18 @@ type Search struct {
 	// sent by GET, or by POST when the address would be longer than 2 kB and
 	// Learn has found that POST works.
 	Post bool
+	// Sorted asks for the resources in the order of _lastUpdated, oldest first.
+	Sorted bool
+	// Alone says that the caller wants one page and no next link, so that the
+	// upstream may be asked in the way that costs it least. A page that is not
+	// Full is then the last.
+	Alone bool
+	// Begun says that the caller holds a part of what it reads already, which it
+	// would have to read again: so the request waits longer where all must wait.
+	Begun bool
+	// Limit is how many resources the page may hold. Zero means as many as the
+	// upstream gives.
+	Limit int
 }
 
 // PageInfo is what a page says besides its entries.
@@ -38,6 +50,7 @@ type PageInfo struct {
 	Total   *int64 // as the upstream states it; nil if it does not
 	Self    string // the self link as sent; it holds the query
 	Bytes   int64  // size of the page, inflated
+	Full    bool   // it has as many entries as the upstream puts on a page, so there may be more
 }
 
 // Count returns how many resources match s now, past any cache. The error is
@@ -86,8 +99,9 @@ func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind strin
 func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fhir.Entry) error) (PageInfo, error) {
 	var r *request
 	var err error
+	asked := new(c.pageCount())
 	if next == "" {
-		r, err = c.firstRequest(s)
+		r, asked, err = c.firstRequest(s)
 	} else {
 		r, err = c.nextRequest(s, next)
 	}
@@ -100,7 +114,9 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 		return PageInfo{}, c.pageFailed(s, next, began, err)
 	}
 	c.pageWent(s.Type)
-	info := PageInfo{Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes}
+	info := PageInfo{
+		Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes, Full: page.Entries >= c.given(*asked, r.direct > 0),
+	}
 	if page.Next == "" {
 		return info, nil
 	}
@@ -110,6 +126,15 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	}
 	info.Next = u.String()
 	return info, nil
+}
+
+// given is how many entries the upstream is known to put on a page when it is
+// asked for so many.
+func (c *Client) given(asked int, direct bool) int {
+	if f := c.facts.peek(); f != nil && !direct && f.PageSize > 0 {
+		return min(asked, f.PageSize)
+	}
+	return asked
 }
 
 // scan performs r and reads the Bundle that comes. last is the reply, its body
@@ -161,7 +186,7 @@ func (c *Client) searchRequest(s Search, op, kind string, own ...string) (*reque
 		params = append(params, "_lastUpdated=lt"+fhir.FormatInstant(s.To))
 	}
 	query := strings.Join(append(params, own...), "&")
-	r := &request{kind: kind, op: op, method: http.MethodGet, url: c.place.base.JoinPath(s.Type), strikes: maxStrikes}
+	r := &request{kind: kind, op: op, method: http.MethodGet, url: c.place.base.JoinPath(s.Type), begun: s.Begun, strikes: maxStrikes}
 	r.url.RawQuery = query
 	if s.Post || len(r.url.String()) > maxGet && c.canPost() {
 		r.method, r.form = http.MethodPost, query
@@ -180,7 +205,7 @@ func (c *Client) nextRequest(s Search, next string) (*request, error) {
 	if err != nil {
 		return nil, &RequestError{Op: op, Kind: KindForeignLink, Err: err}
 	}
-	return &request{kind: kindNext, op: op, method: http.MethodGet, url: u, next: true, strikes: maxStrikes}, nil
+	return &request{kind: kindNext, op: op, method: http.MethodGet, url: u, next: true, begun: true, strikes: maxStrikes}, nil
 }
 
 func (c *Client) canPost() bool {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -62,7 +63,9 @@ type request struct {
 	url     *url.URL
 	form    string      // body of a POST, already encoded
 	next    bool        // the address came from a next link
+	begun   bool        // continues what was begun; see Search.Begun
 	strikes int         // how many failures are borne while the upstream answers others
+	direct  int         // past the upstream's store of searches, with at most so many results; 0: as usual
 	shrink  func() bool // makes it ask for less, and reports whether it could; may be nil
 }
 
@@ -103,7 +106,7 @@ func (c *Client) exchange(ctx context.Context, r *request, since time.Time, use 
 func (r *request) errand(since time.Time) errand {
 	return errand{
 		free: r.kind == kindMetadata, anytime: r.kind == kindMetadata || r.kind == kindProbe,
-		begun: r.next, since: since,
+		begun: r.begun, since: since,
 	}
 }
 
@@ -156,6 +159,9 @@ func (c *Client) newRequest(ctx context.Context, r *request) *http.Request {
 		"Cache-Control":   {"no-cache"},
 		"Prefer":          {"handling=strict"},
 		"User-Agent":      {"spillway/" + c.cfg.Version},
+	}
+	if r.direct > 0 {
+		h.Set("Cache-Control", "no-store, max-results="+strconv.Itoa(r.direct))
 	}
 	if c.bareAccept.Load() {
 		h.Del("Accept")

@@ -244,7 +244,10 @@ func (r *report) facts(f *upstream.Facts, asked int) {
 	}
 	r.row("sort", "%s", f.Sort)
 	r.row("POST search", "%s", f.PostSearch)
-	r.row("history", "%s", f.History)
+	if f.Direct == upstream.Works {
+		r.row("direct pages", "%s (%s)", f.Direct, comma(int64(f.DirectSize)))
+	}
+	r.row("history", "%s, of the whole server %s", f.History, f.SystemHistory)
 	r.row("next links", "%s", f.NextLinks)
 	if f.PageSize == asked {
 		r.row("page size", "%s", comma(int64(asked)))

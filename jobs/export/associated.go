@@ -40,7 +40,7 @@ func (p *planner) planAssociated(ctx context.Context) error {
 		Latest: !slices.Contains(p.job.Request.IncludeAssociatedData, jobs.RelevantProvenance),
 	}
 	p.units = append(p.units, jobs.Unit{ID: "associated-Provenance", Kind: jobs.UnitAssociated, Type: "Provenance", Spec: encode(spec)})
-	p.summary.Types = append(p.summary.Types, plannedType{Type: "Provenance", Counted: -1, Read: read})
+	p.summary.Types = append(p.summary.Types, plannedType{Type: "Provenance", Counted: -1, Read: read, Associated: true})
 	return nil
 }
 
@@ -99,6 +99,7 @@ func (a *attempt) associated(ctx context.Context) (jobs.Result, error) {
 // readProvenance reads and proves all windows of the type.
 func (a *attempt) readProvenance(ctx context.Context, spec associatedSpec, said *notes, s sink) (readSummary, error) {
 	r := a.newReader(spec.Read, nil, said, s)
+	r.keepLate = true
 	for _, w := range spec.Windows {
 		if err := r.prove(ctx, w); err != nil {
 			return readSummary{}, err

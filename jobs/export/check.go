@@ -42,7 +42,7 @@ func (r *reader) entry(ctx context.Context, entry *fhir.Entry, w windowSpec) err
 	if place == placeLate {
 		r.late++
 	}
-	if place == placeFiltered || !r.seen.add(h.ID) {
+	if place == placeFiltered || place == placeLate && !r.keepLate || !r.seen.add(h.ID) {
 		return nil
 	}
 	wanted, err := r.inScope(h, entry.Resource)

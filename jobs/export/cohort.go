@@ -36,6 +36,8 @@ type batch struct {
 	cohort   *cohort
 	from, to int
 	only     string // at scopeID
+	// lenient says that resources of none of the patients are to be expected.
+	lenient bool
 }
 
 func (b *batch) ids() []string { return b.cohort.ids[b.from:b.to] }
@@ -57,6 +59,9 @@ func (b *batch) owns(h fhir.Header, resource []byte) (bool, error) {
 	})
 	if err != nil {
 		return false, err
+	}
+	if first < 0 && b.lenient {
+		return false, nil
 	}
 	if first < 0 {
 		return false, &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(

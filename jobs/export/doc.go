@@ -2,17 +2,23 @@
 // when.
 //
 //	plan        learn the upstream, fix the transaction time and the patients, divide the types  (plan.go, cohort.go)
-//	            and in further, short plan units count each type and cut it into windows or batches  (windows.go, plancohort.go)
-//	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, check.go)
+//	            and in further, short plan units count each type and cut it into windows or batches  (planwindows.go, windows.go, plancohort.go)
+//	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, keyset.go, check.go)
 //	associated  read the Provenance of what was exported                               (associated.go)
-//	finish      reconcile the counts, group segments into files, compose these         (finish.go, compose.go)
+//	tail        bring back what changed before it was read, as of the transaction      (tail.go, changes.go, exported.go)
+//	            time, and find by a closing count what became visible late             (closing.go)
+//	deleted     list what was deleted since _since                                     (deleted.go)
+//	finish      gather the evidence, group segments into files, compose these          (finish.go, compose.go)
+//
+// Planning begins at once; nothing is read before the upstream has settled. A
+// resource that is changed after the transaction time leaves its window, so a
+// window can only shrink: what is missing then is in the tail.
 //
 // A unit whose workers fell silent is replaced by fresh, smaller ones (renew.go).
 // What a unit writes are segments (segment.go): immutable objects under the
 // prefix of its attempt, so that a retried unit never touches what another
 // attempt wrote. What the client must be told becomes OperationOutcome lines
-// (notes.go). The kinds tail and deleted have their stages in package jobs;
-// the plan does not create them yet.
+// (notes.go).
 //
 // The rule of the package: every resource that the upstream says it has is on
 // one line, or a note says what is missing. Whoever changes the package keeps it.

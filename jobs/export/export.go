@@ -104,8 +104,9 @@ type attempt struct {
 	save  func(context.Context, json.RawMessage) error
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
-	objects int  // written so far, for their names
-	kept    bool // a checkpoint names some of them
+	facts   *upstream.Facts // what was learnt of the upstream
+	objects int             // written so far, for their names
+	kept    bool            // a checkpoint names some of them
 }
 
 // attemptPrefix returns a storage prefix that no other attempt has, also where a
@@ -127,6 +128,10 @@ func (a *attempt) discard(ctx context.Context) {
 }
 
 func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
+	var err error
+	if a.facts, err = a.c.Upstream.Learn(ctx); err != nil {
+		return jobs.Result{}, err
+	}
 	if a.lease.Silent >= renewAfter && a.lease.Unit.Renewals < maxRenewals && a.lease.Unit.Kind != jobs.UnitFinish {
 		return a.renew(ctx)
 	}
@@ -137,6 +142,10 @@ func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
 		return a.slice(ctx)
 	case jobs.UnitAssociated:
 		return a.associated(ctx)
+	case jobs.UnitTail:
+		return a.tail(ctx)
+	case jobs.UnitDeleted:
+		return a.deleted(ctx)
 	case jobs.UnitFinish:
 		return a.finish(ctx)
 	}

@@ -25,34 +25,27 @@ type planCheckpoint struct {
 // so that each is short and they run side by side.
 const planChunks = 16
 
-// plan is two steps. The root waits until the upstream has settled, learns it,
-// fixes the transaction time and the patients, and divides the types over
-// further plan units, which count and cut them.
+// plan is two steps. The root fixes the transaction time and the patients, and
+// divides the types over further plan units, which count and cut them. Nothing
+// is read before the upstream has settled: a resource that is changed by a
+// write stamped before the transaction time, but visible only after it, would
+// be read in two versions.
 func (a *attempt) plan(ctx context.Context) (jobs.Result, error) {
 	if a.lease.Unit.Spec != nil {
 		return a.planTypes(ctx)
 	}
-	if settled := a.job.CreatedAt.Add(a.c.Settle); a.c.Now().Before(settled) {
-		return jobs.Result{}, &jobs.WaitError{Until: settled}
+	if settled := a.settled(); a.job.Request.GroupID != "" && a.c.Now().Before(settled) {
+		return jobs.Result{}, &jobs.WaitError{Until: settled} // the group may still change
 	}
-	facts, err := a.c.Upstream.Learn(ctx)
+	at, err := a.transactionTime(ctx)
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	at, err := a.transactionTime(ctx, facts)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	// An offset read from a Date header is an upper bound that may be a second
-	// too high: the upstream's clock may then be behind the transaction time.
-	if settled := a.job.CreatedAt.Add(a.c.Settle + time.Second); facts.ClockOffset != 0 && a.c.Now().Before(settled) {
-		return jobs.Result{}, &jobs.WaitError{Until: settled}
-	}
-	return a.planRoot(ctx, facts, at)
+	return a.planRoot(ctx, at)
 }
 
-func (a *attempt) planRoot(ctx context.Context, facts *upstream.Facts, at time.Time) (jobs.Result, error) {
-	p := &planner{attempt: a, facts: facts}
+func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, error) {
+	p := &planner{attempt: a}
 	for _, note := range a.job.Request.Notes {
 		p.said.append(note)
 	}
@@ -76,10 +69,18 @@ func (a *attempt) planRoot(ctx context.Context, facts *upstream.Facts, at time.T
 	var units []jobs.Unit
 	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
 		spec.Types = chunk
-		units = append(units, jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)})
+		unit := jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)}
+		if listed || p.blind() { // no closing count would find what becomes visible after the plan
+			unit.NotBefore = a.settled()
+		}
+		units = append(units, unit)
 	}
 	if p.wantsAssociated() {
-		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, Spec: encode(planSpec{Associated: true})})
+		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, NotBefore: a.settled(), Spec: encode(planSpec{Associated: true})})
+	}
+	units = append(units, jobs.Unit{ID: "tail", Kind: jobs.UnitTail, NotBefore: a.settled()})
+	if !a.job.Request.Since.IsZero() {
+		units = append(units, jobs.Unit{ID: "deleted", Kind: jobs.UnitDeleted})
 	}
 	outcome, err := p.said.write(ctx, a)
 	if err != nil {
@@ -97,11 +98,7 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	facts, err := a.c.Upstream.Learn(ctx)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	p := &planner{attempt: a, facts: facts}
+	p := &planner{attempt: a}
 	switch {
 	case spec.Associated:
 		err = p.planAssociated(ctx)
@@ -122,7 +119,7 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 
 // transactionTime is the kick-off's instant on the upstream's clock, to the
 // millisecond. The first attempt fixes it; later ones find it in the checkpoint.
-func (a *attempt) transactionTime(ctx context.Context, facts *upstream.Facts) (time.Time, error) {
+func (a *attempt) transactionTime(ctx context.Context) (time.Time, error) {
 	var kept planCheckpoint
 	if a.lease.Checkpoint != nil {
 		if err := json.Unmarshal(a.lease.Checkpoint, &kept); err != nil {
@@ -130,14 +127,13 @@ func (a *attempt) transactionTime(ctx context.Context, facts *upstream.Facts) (t
 		}
 		return kept.TransactionTime, nil
 	}
-	kept.TransactionTime = a.job.CreatedAt.Add(facts.ClockOffset).UTC().Truncate(tick)
+	kept.TransactionTime = a.job.CreatedAt.Add(a.facts.ClockOffset).UTC().Truncate(tick)
 	return kept.TransactionTime, a.save(ctx, encode(kept))
 }
 
 // A planner gathers units. Types are planned side by side.
 type planner struct {
 	*attempt
-	facts *upstream.Facts
 
 	mu      sync.Mutex // guards what follows
 	said    notes
@@ -239,7 +235,7 @@ func filtersOf(r jobs.Request, typ string) []string {
 // readSpec returns what to read of a type, before any cohort restricts it.
 func (p *planner) readSpec(typ string) readSpec {
 	read := readSpec{
-		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since, Until: p.until(),
+		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
 		Whole: p.blind(),
 	}
 	if len(read.Alternatives) == 0 {
@@ -254,15 +250,26 @@ func (p *planner) readSpec(typ string) readSpec {
 // windowedType plans a type that is read by time windows.
 func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 	counted, windows, err := p.windows(ctx, read)
-	if err != nil || len(windows) == 0 {
+	if err != nil {
 		return err
 	}
+	if len(windows) == 0 {
+		p.addType(plannedType{Type: read.Type, Read: read, Empty: true})
+		return nil
+	}
+	read.Fine = counted <= pageWindows*int64(p.facts.DirectSize)
 	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units = append(p.units, units...)
 	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: counted, Read: read, Recount: counted >= 0})
 	return nil
+}
+
+func (p *planner) addType(t plannedType) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.summary.Types = append(p.summary.Types, t)
 }
 
 // cutOn goes on where another plan unit ran out of time.
@@ -296,68 +303,8 @@ func (p *planner) unitsOf(c cutSpec, windows []windowSpec) []jobs.Unit {
 		}
 		units[i] = jobs.Unit{
 			ID: "slice-" + name, Kind: jobs.UnitSlice, Type: c.Read.Type, Weight: max(w.Counted, 0),
-			Spec: encode(sliceSpec{Read: c.Read, Window: w}),
+			Spec: encode(sliceSpec{Read: c.Read, Window: w}), NotBefore: p.settled(),
 		}
 	}
 	return units
-}
-
-// windows counts a type and cuts it. No window means that there is nothing:
-// counted none, and given none when asked for a page.
-func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSpec, error) {
-	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
-	var said notes
-	r := p.newReader(read, nil, &said, nil)
-	counted, err := r.count(ctx, whole)
-	if err != nil {
-		return 0, nil, err
-	}
-	whole.Counted = counted
-	switch {
-	case counted == 0:
-		// A zero is believed only together with an empty page.
-		empty, err := p.empty(ctx, r, whole)
-		if err != nil || empty {
-			return 0, nil, err
-		}
-		return counted, []windowSpec{whole}, nil
-	case counted < 0 || read.Whole:
-		return counted, []windowSpec{whole}, nil
-	}
-	windows, err := cutWindows(ctx, r.countFunc(), whole, p.cutting())
-	return counted, windows, err
-}
-
-// errSeen ends the reading of a page at its first resource.
-var errSeen = errors.New("export: a resource was seen")
-
-// empty reports whether the first page of every alternative is empty.
-func (p *planner) empty(ctx context.Context, r *reader, w windowSpec) (bool, error) {
-	for _, alternative := range r.spec.Alternatives {
-		_, err := p.c.Upstream.Page(ctx, r.search(alternative, w), "", func(entry *fhir.Entry) error {
-			if entry.Header.Type == r.spec.Type && entry.Mode != "include" && entry.Mode != "outcome" {
-				return errSeen
-			}
-			return nil
-		})
-		if errors.Is(err, errSeen) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// countFunc counts the reader's alternatives in any range. An upstream that
-// stops giving counts half-way is an error: the cuts would be guesses.
-func (r *reader) countFunc() countFunc {
-	return func(ctx context.Context, from, to time.Time) (int64, error) {
-		n, err := r.count(ctx, windowSpec{From: from, To: to})
-		if err == nil && n < 0 {
-			return 0, &jobs.UnitError{Reason: fmt.Sprintf("count %s: the upstream gave counts before but none now.", r.spec.Type)}
-		}
-		return n, err
-	}
 }

@@ -46,8 +46,13 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 			return err
 		}
 		if n == 0 {
-			if empty, err := p.empty(ctx, r, whole); err != nil || empty {
+			empty, err := p.empty(ctx, r, whole)
+			if err != nil {
 				return err
+			}
+			if empty {
+				p.addType(plannedType{Type: read.Type, Read: read, Cohort: plan.Cohort, Empty: true})
+				return nil
 			}
 		}
 	}
@@ -68,7 +73,7 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units = append(p.units, units...)
-	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: -1, Read: read})
+	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: -1, Read: read, Cohort: plan.Cohort})
 	return nil
 }
 

@@ -35,18 +35,22 @@ type reader struct {
 	batch *batch // at scopeCohort only
 	sink  sink
 	notes *notes
+	ways  [maxPasses]method
 
-	seen    *idSet // ids of this unit that belong to the time asked for
-	pass    *idSet // ids of the chain being read
-	late    int64  // entries of the pass that changed after the transaction time
-	trouble string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
+	seen *idSet // ids of this unit that belong to the time asked for
+	pass *idSet // ids of the chain being read
+	// keepLate exports what changed after the transaction time while its page
+	// was on the way. Otherwise it is left to the tail.
+	keepLate bool
+	late     int64  // entries of the pass that changed after the transaction time
+	trouble  string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
 
 	summary readSummary
 }
 
 func (a *attempt) newReader(spec readSpec, b *batch, n *notes, s sink) *reader {
 	return &reader{
-		attempt: a, spec: spec, batch: b, sink: s, notes: n,
+		attempt: a, spec: spec, batch: b, sink: s, notes: n, ways: methods(a.facts, spec),
 		seen: newIDSet(), pass: newIDSet(),
 		summary: readSummary{Type: spec.Type, Proven: true},
 	}
@@ -93,9 +97,9 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 	}
 	counted, before := w.Counted, r.seen.len()
 	var read int64
-	for range maxPasses {
+	for _, way := range r.ways {
 		var err error
-		if read, err = r.readOnce(ctx, w, counted); err != nil {
+		if read, err = r.readOnce(ctx, w, counted, way); err != nil {
 			return err
 		}
 		if counted < 0 {
@@ -106,10 +110,14 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			r.proven(counted, read)
 			return nil
 		}
+		had := counted
 		if counted, err = r.count(ctx, w); err != nil {
 			return err
 		}
-		if counted == read || counted == read-r.late {
+		// What changes leaves its window, so a window shrinks while it is read,
+		// and what was read lies between what it held before and after. That
+		// nothing else is missing the closing count shows.
+		if counted == read || counted == read-r.late || had >= read && read >= counted && counted >= 0 && r.shrinks() {
 			r.proven(read, read)
 			return nil
 		}
@@ -181,6 +189,12 @@ func halve(w windowSpec, depth int) [2]windowSpec {
 	return [2]windowSpec{{From: w.From, To: middle}, {From: middle, To: w.To}}
 }
 
+// shrinks reports whether resources can only leave the windows of the unit, and
+// whether a closing count follows. Those that are missing then are found by it.
+func (r *reader) shrinks() bool {
+	return (r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment) && !r.spec.Whole && !r.keepLate && len(r.spec.Alternatives) == 1
+}
+
 func (r *reader) proven(counted, read int64) {
 	r.summary.add(counted, read)
 	r.metrics.windows.WithLabelValues("proven").Inc()
@@ -214,12 +228,16 @@ func (r *reader) unproven(read int64) {
 
 // readOnce reads all alternatives of a window and returns the number of
 // distinct ids, summed over the alternatives.
-func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64) (int64, error) {
+func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way method) (int64, error) {
 	r.late, r.trouble = 0, ""
 	var sum int64
 	for _, alternative := range r.spec.Alternatives {
 		r.pass.clear()
-		if err := r.chain(ctx, r.search(alternative, w), w, counted); err != nil {
+		read := r.chain
+		if way == byKeyset {
+			read = r.walk
+		}
+		if err := read(ctx, r.search(alternative, w), w, counted); err != nil {
 			return 0, err
 		}
 		sum += r.pass.len()
@@ -239,8 +257,11 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 	for {
 		before := r.pass.len()
 		page, err := r.c.Upstream.Page(ctx, s, next, visit)
-		if next != "" && isGone(err) && restarts < maxRestarts {
-			restarts++
+		if next != "" && isGone(err) {
+			if restarts++; restarts > maxRestarts {
+				r.trouble = " Its next links expired before they could be followed."
+				return nil
+			}
 			next, seen = "", newIDSet()
 			continue
 		}
@@ -267,13 +288,22 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 		case empty >= maxEmpty:
 			r.trouble = " Its pages stayed empty while it promised more."
 			return nil
-		case pages >= maxPages, counted >= 0 && r.pass.len() > runawayFactor*counted+runawaySlack:
-			return &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(
-				"search %s: the upstream counted %d resources but kept sending pages after %d; its paging or its counts are broken, so the export was stopped.",
-				s.Type, counted, r.pass.len())}
+		case pages >= maxPages, r.runaway(counted):
+			return r.endless(counted)
 		}
 		next = page.Next
 	}
+}
+
+// runaway reports whether a pass has brought far more than was counted.
+func (r *reader) runaway(counted int64) bool {
+	return counted >= 0 && r.pass.len() > runawayFactor*counted+runawaySlack
+}
+
+func (r *reader) endless(counted int64) error {
+	return &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(
+		"search %s: the upstream counted %d resources but kept sending pages after %d; its paging or its counts are broken, so the export was stopped.",
+		r.spec.Type, counted, r.pass.len())}
 }
 
 func isGone(err error) bool {

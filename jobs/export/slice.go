@@ -2,10 +2,12 @@ package export
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"spillway/jobs"
+	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -35,15 +37,23 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 			return jobs.Result{}, err
 		}
 	}
-	if err := r.prove(ctx, window); err != nil {
+	windows, err := r.pages(ctx, window)
+	if err != nil {
 		return jobs.Result{}, err
 	}
-	a.missingPatients(r, spec, &said)
+	for _, w := range windows {
+		if err := r.prove(ctx, w); err != nil {
+			return jobs.Result{}, err
+		}
+	}
+	if err := a.missingPatients(ctx, r, spec, &said); err != nil {
+		return jobs.Result{}, err
+	}
 	found, err := out.commit(ctx)
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	r.summary.Exported = out.lines()
+	r.summary.Exported, r.summary.Seen = out.lines(), r.seen.len()
 	outcome, err := said.write(ctx, a)
 	if err != nil {
 		return jobs.Result{}, err
@@ -89,24 +99,32 @@ func elementsOf(r jobs.Request, typ string) []string {
 
 // missingPatients notes which of the patients asked for the upstream does not
 // have. Only a read of whole patients without filters can tell.
-func (a *attempt) missingPatients(r *reader, spec sliceSpec, said *notes) {
+func (a *attempt) missingPatients(ctx context.Context, r *reader, spec sliceSpec, said *notes) error {
 	if r.batch == nil || spec.Read.Type != "Patient" || spec.Read.Scope != scopeCohort ||
 		!spec.Read.Since.IsZero() || !a.job.Request.Until.IsZero() || len(filtersOf(a.job.Request, "Patient")) > 0 {
-		return
+		return nil
 	}
 	const show = 20
 	var missing []string
 	for _, id := range r.batch.ids() {
-		if !r.seen.has(id) {
+		if r.seen.has(id) {
+			continue
+		}
+		// One that has changed since the transaction time is there all the same.
+		switch _, err := a.c.Upstream.Read(ctx, "Patient", id); {
+		case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrGone), err != nil && denied(err):
 			missing = append(missing, id)
+		case err != nil:
+			return err
 		}
 	}
 	if len(missing) == 0 {
-		return
+		return nil
 	}
 	names := strings.Join(missing[:min(len(missing), show)], ", ")
 	if len(missing) > show {
 		names += ", …"
 	}
 	said.add(jobs.SeverityWarning, fhir.IssueNotFound, "Patient: %d of the patients asked for were not found on the upstream: %s.", len(missing), names)
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spillway/jobs"
+	"spillway/upstream/fhir"
 )
 
 // windowSpec is a half-open window on meta.lastUpdated, [From, To), in UTC.
@@ -30,8 +31,20 @@ type readSpec struct {
 	// Whole says that the upstream cannot search by _lastUpdated: one window,
 	// no bounds sent, entries filtered here.
 	Whole bool `json:"whole,omitempty"`
+	// Fine says that windows may be cut down to one page each.
+	Fine bool `json:"fine,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
+}
+
+// inTime reports whether a version lies in the time asked for.
+func (s readSpec) inTime(h fhir.Header) bool {
+	at, err := fhir.ParseDateTime(h.LastUpdated)
+	if err != nil {
+		return true
+	}
+	at = at.Truncate(tick)
+	return !at.Before(s.Since) && (s.Until.IsZero() || at.Before(s.Until))
 }
 
 // scope is a check made on every entry besides type and time.
@@ -108,6 +121,12 @@ type plannedType struct {
 	// Recount says that one count of the whole type can be compared with what
 	// the windows proved, because the windows were cut from it.
 	Recount bool `json:"recount,omitempty"`
+	// Empty says that the plan found nothing of it.
+	Empty bool `json:"empty,omitempty"`
+	// Associated says that the associated unit reads it.
+	Associated bool `json:"associated,omitempty"`
+	// Cohort is the storage key of the list of patients, at scopeCohort.
+	Cohort string `json:"cohort,omitempty"`
 }
 
 // readSummary is what a slice or the associated unit leaves for finish.
@@ -116,7 +135,10 @@ type readSummary struct {
 	Counted  int64  `json:"counted"`  // the count that was last compared; -1 if none
 	Read     int64  `json:"read"`     // distinct ids seen that passed type and time
 	Exported int64  `json:"exported"` // lines written
-	Proven   bool   `json:"proven"`
+	// Seen is the number of distinct ids that were in a window in any pass.
+	// Read is of the last one, and counts what several alternatives find again.
+	Seen   int64 `json:"seen,omitempty"`
+	Proven bool  `json:"proven"`
 }
 
 // add counts one more window. counted is -1 if no count could prove it; then

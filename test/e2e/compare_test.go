@@ -38,6 +38,7 @@ type exported struct {
 	doubled   []string // "Type/id" on more than one line
 	lines     int      // of all output files
 	issues    []issue  // of all error files
+	deleted   []string // "Type/id" of all deleted files
 }
 
 // issue is one issue of an OperationOutcome.
@@ -100,6 +101,23 @@ func readExport(t *testing.T, raw []byte, fetch func(url string) []byte) *export
 			}
 			e.resources.add(r)
 			e.lines++
+		}
+	}
+	for _, f := range e.manifest.Deleted {
+		for _, line := range readFile(t, f, fetch(f.URL)) {
+			var b struct {
+				ResourceType, Type string
+				Entry              []struct{ Request struct{ Method, URL string } }
+			}
+			if err := json.Unmarshal(line, &b); err != nil || b.ResourceType != "Bundle" || b.Type != "transaction" || len(b.Entry) == 0 {
+				t.Fatalf("%s: no transaction Bundle (%v): %s", f.URL, err, line)
+			}
+			for _, entry := range b.Entry {
+				if entry.Request.Method != "DELETE" {
+					t.Errorf("%s: %s", f.URL, line)
+				}
+				e.deleted = append(e.deleted, entry.Request.URL)
+			}
 		}
 	}
 	for _, f := range e.manifest.Error {

@@ -17,6 +17,9 @@ func (x *exchange) search() error {
 	if err != nil {
 		return err
 	}
+	if s.o.NoDirect {
+		fresh.limit = 0
+	}
 	params := withoutParams(x.params, x.do.IgnoreParams)
 	q, err := s.parseQuery(x.typ, params)
 	if err != nil {

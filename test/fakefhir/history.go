@@ -13,7 +13,7 @@ import (
 // first, paged by _offset, as HAPI does.
 func (x *exchange) history() error {
 	s := x.s
-	if x.id == "" && (s.o.NoHistory || s.bulk(x.typ)) {
+	if x.id == "" && (s.o.NoHistory || s.bulk(x.typ)) || x.typ == "" && s.o.NoSystemHistory {
 		return invalid("History is not supported here")
 	}
 	if x.id != "" && len(s.store.versions(x.typ, x.id)) == 0 {

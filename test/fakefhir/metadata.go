@@ -22,7 +22,7 @@ func (s *Server) capabilities(root string) []byte {
 		b = s.appendTypeCapability(b, typ)
 	}
 	system := []string{"transaction", "batch"}
-	if !s.o.NoHistory {
+	if !s.o.NoHistory && !s.o.NoSystemHistory {
 		system = append(system, "history-system")
 	}
 	b = append(b, `],"interaction":[`+codes(system)+`],"searchParam":[`...)

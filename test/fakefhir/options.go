@@ -43,8 +43,13 @@ type Options struct {
 	Lenient bool
 	// NoPostSearch answers 404 to POST [type]/_search.
 	NoPostSearch bool
+	// NoDirect takes "Cache-Control: no-store, max-results=N" for a plain
+	// no-cache, as servers other than HAPI do.
+	NoDirect bool
 	// NoHistory answers 400 to type and system _history.
 	NoHistory bool
+	// NoSystemHistory answers 400 to system _history only.
+	NoSystemHistory bool
 
 	// ResultCache answers a repeated search or count from the former result
 	// for this long, unless Cache-Control says no-cache or no-store. HAPI

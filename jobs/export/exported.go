@@ -1,0 +1,155 @@
+package export
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway/jobs"
+	"spillway/upstream/fhir"
+)
+
+// account is what the units of a job have left so far.
+type account struct {
+	plan  planSummary
+	units []accountUnit // those that wrote or proved something, in the order of their ids
+	tail  tailSummary
+}
+
+type accountUnit struct {
+	jobs.Unit
+	segments []jobs.Segment
+	summary  *readSummary // of slices and the associated unit; nil if it was cut into others
+}
+
+// account reads what the completed units have left.
+func (a *attempt) account(ctx context.Context) (*account, error) {
+	done, err := a.c.Jobs.Done(ctx, a.job.ID)
+	if err != nil {
+		return nil, err
+	}
+	// The order of units, not of their completion, decides the order of lines.
+	slices.SortFunc(done, func(x, y jobs.Done) int { return strings.Compare(x.Unit.ID, y.Unit.ID) })
+	var all account
+	for _, d := range done {
+		u := accountUnit{Unit: d.Unit, segments: d.Result.Segments}
+		var into any
+		var plan planSummary
+		switch {
+		case d.Result.Summary == nil: // the root, or what was cut into others
+		case d.Unit.Kind == jobs.UnitPlan:
+			into = &plan
+		case d.Unit.Kind == jobs.UnitSlice, d.Unit.Kind == jobs.UnitAssociated:
+			u.summary = &readSummary{}
+			into = u.summary
+		case d.Unit.Kind == jobs.UnitTail, d.Unit.Kind == jobs.UnitDeleted:
+			var s tailSummary
+			if err := json.Unmarshal(d.Result.Summary, &s); err != nil {
+				return nil, fmt.Errorf("export: summary of %s: %w", d.Unit.ID, err)
+			}
+			all.tail.Types = append(all.tail.Types, s.Types...)
+		}
+		if into != nil {
+			if err := json.Unmarshal(d.Result.Summary, into); err != nil {
+				return nil, fmt.Errorf("export: summary of %s: %w", d.Unit.ID, err)
+			}
+		}
+		all.plan.add(plan)
+		all.units = append(all.units, u)
+	}
+	return &all, nil
+}
+
+func (s *planSummary) add(more planSummary) {
+	s.Types = append(s.Types, more.Types...)
+	s.Searched += more.Searched
+	s.Refused += more.Refused
+	if more.Refusal != "" {
+		s.Refusal = more.Refusal
+	}
+}
+
+// windows returns the proven windows of a type in the order of time, with what
+// should still be found in them.
+func (c *account) windows(typ string) ([]provenWindow, error) {
+	var all []provenWindow
+	for i, u := range c.units {
+		if u.Kind != jobs.UnitSlice || u.Type != typ || u.summary == nil {
+			continue
+		}
+		spec, err := decodeSpec[sliceSpec](u.Unit)
+		if err != nil {
+			return nil, err
+		}
+		w := provenWindow{windowSpec: spec.Window, unit: i, holds: u.summary.Seen, exact: len(spec.Read.Alternatives) == 1}
+		if !w.exact || w.holds == 0 {
+			w.holds = u.summary.Read
+		}
+		all = append(all, w)
+	}
+	slices.SortFunc(all, func(x, y provenWindow) int { return x.From.Compare(y.From) })
+	return all, nil
+}
+
+// provenWindow is a window that a slice has read.
+type provenWindow struct {
+	windowSpec
+	unit  int   // index in account.units
+	holds int64 // resources that have not left it as far as we know
+	exact bool  // not summed over alternatives that may find the same
+}
+
+// eachExported calls f with the header of every exported line of a type.
+func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f func(unit int, h fhir.Header)) error {
+	for i, u := range c.units {
+		for _, s := range u.segments {
+			if s.Kind != jobs.KindOutput || s.Type != typ {
+				continue
+			}
+			if err := a.readLines(ctx, s, func(line []byte) error {
+				h, err := fhir.ReadHeader(line)
+				if err == nil {
+					f(i, h)
+				}
+				return err
+			}); err != nil {
+				return fmt.Errorf("export: reading a segment back: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// exportTypes are the types that the plan found searchable, but for those that
+// the associated unit reads.
+func (c *account) exportTypes() map[string]bool {
+	types := make(map[string]bool)
+	for _, t := range c.plan.Types {
+		if !t.Associated {
+			types[t.Type] = true
+		}
+	}
+	return types
+}
+
+// settling is how long after kick-off everything that was stamped up to the
+// transaction time is visible. An offset that was read from a Date header is an
+// upper bound and may be a second too high: the upstream's clock may then be
+// behind the transaction time at kick-off.
+func (a *attempt) settling() time.Duration {
+	if a.facts.ClockOffset != 0 {
+		return a.c.Settle + time.Second
+	}
+	return a.c.Settle
+}
+
+// settled is when that is, as the NotBefore of a unit.
+func (a *attempt) settled() time.Time {
+	if d := a.settling(); d > 0 {
+		return a.job.CreatedAt.Add(d)
+	}
+	return time.Time{}
+}

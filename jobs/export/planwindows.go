@@ -1,0 +1,101 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"spillway/jobs"
+	"spillway/upstream"
+	"spillway/upstream/fhir"
+)
+
+// windows counts a type and cuts it. No window means that there is nothing.
+func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSpec, error) {
+	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
+	var said notes
+	r := p.newReader(read, nil, &said, nil)
+	if p.facts.Direct == upstream.Works && !read.Whole {
+		// Most types of most servers hold nothing; one request shows that.
+		if none, err := p.nothing(ctx, r, whole); err != nil || none {
+			return 0, nil, err
+		}
+	}
+	counted, err := r.count(ctx, whole)
+	if err != nil {
+		return 0, nil, err
+	}
+	whole.Counted = counted
+	switch {
+	case counted == 0:
+		// A zero is believed only together with an empty page.
+		empty, err := p.empty(ctx, r, whole)
+		if err != nil || empty {
+			return 0, nil, err
+		}
+		return counted, []windowSpec{whole}, nil
+	case counted < 0 || read.Whole:
+		return counted, []windowSpec{whole}, nil
+	}
+	windows, err := cutWindows(ctx, r.countFunc(), whole, p.cutting())
+	return counted, windows, err
+}
+
+// nothing reports whether a window holds nothing: a page without entries that
+// states a total of none, or a count of none beside a page without entries.
+func (a *attempt) nothing(ctx context.Context, r *reader, w windowSpec) (bool, error) {
+	for _, alternative := range r.spec.Alternatives {
+		s := r.search(alternative, w)
+		s.Alone, s.Limit = true, 1
+		page, err := a.c.Upstream.Page(ctx, s, "", func(*fhir.Entry) error { return nil })
+		if err != nil || page.Entries > 0 || page.Next != "" {
+			return false, err
+		}
+		if page.Total != nil && *page.Total == 0 {
+			continue
+		}
+		n, err := a.c.Upstream.Count(ctx, s)
+		if errors.Is(err, upstream.ErrNoCount) {
+			return false, nil
+		}
+		if err != nil || n > 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// errSeen ends the reading of a page at its first resource.
+var errSeen = errors.New("export: a resource was seen")
+
+// empty reports whether the first page of every alternative is empty.
+func (p *planner) empty(ctx context.Context, r *reader, w windowSpec) (bool, error) {
+	for _, alternative := range r.spec.Alternatives {
+		_, err := p.c.Upstream.Page(ctx, r.search(alternative, w), "", func(entry *fhir.Entry) error {
+			if entry.Header.Type == r.spec.Type && entry.Mode != "include" && entry.Mode != "outcome" {
+				return errSeen
+			}
+			return nil
+		})
+		if errors.Is(err, errSeen) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// countFunc counts the reader's alternatives in any range. An upstream that
+// stops giving counts half-way is an error: the cuts would be guesses.
+func (r *reader) countFunc() countFunc {
+	return func(ctx context.Context, from, to time.Time) (int64, error) {
+		n, err := r.count(ctx, windowSpec{From: from, To: to})
+		if err == nil && n < 0 {
+			return 0, &jobs.UnitError{Reason: fmt.Sprintf("count %s: the upstream gave counts before but none now.", r.spec.Type)}
+		}
+		return n, err
+	}
+}

@@ -1,0 +1,362 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"spillway/jobs"
+	"spillway/upstream"
+	"spillway/upstream/fhir"
+)
+
+// tailSummary is what the tail and the deleted unit leave for finish.
+type tailSummary struct {
+	Types []tailType `json:"types,omitempty"`
+}
+
+// tailType is what the tail did for one type.
+type tailType struct {
+	Type     string `json:"type"`
+	Past     int64  `json:"past,omitempty"`    // lines added as of the transaction time
+	Newer    int64  `json:"newer,omitempty"`   // lines added in a newer version
+	Late     int64  `json:"late,omitempty"`    // lines added that became visible late
+	Deleted  int64  `json:"deleted,omitempty"` // deletions listed
+	Unproven bool   `json:"unproven,omitempty"`
+}
+
+// tailer works off the tail of an export: what changed after the transaction
+// time has left its window and may have been missed, and what became visible
+// late was not in its window yet.
+type tailer struct {
+	*attempt
+	account *account
+	changed changes
+	checked map[string]bool // types of which changed holds deletions too
+
+	said   notes
+	out    []*segments
+	result tailSummary
+}
+
+// tail brings in what the slices could not see.
+func (a *attempt) tail(ctx context.Context) (jobs.Result, error) {
+	account, err := a.account(ctx)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	t := &tailer{attempt: a, account: account}
+	defer func() {
+		for _, out := range t.out {
+			out.abort()
+		}
+	}()
+	if err := t.findChanges(ctx); err != nil {
+		return jobs.Result{}, err
+	}
+	touched, err := t.touched(ctx)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	types := slices.Clone(account.plan.Types)
+	slices.SortFunc(types, func(x, y plannedType) int { return strings.Compare(x.Type, y.Type) })
+	for _, planned := range types {
+		if planned.Associated || planned.Empty && touched != nil && !touched[planned.Type] && len(t.changed[planned.Type]) == 0 {
+			continue
+		}
+		if err := t.catchUp(ctx, planned); err != nil {
+			return jobs.Result{}, err
+		}
+	}
+	return t.finished(ctx)
+}
+
+// finished commits all that was written.
+func (t *tailer) finished(ctx context.Context) (jobs.Result, error) {
+	var result jobs.Result
+	for _, out := range t.out {
+		written, err := out.commit(ctx)
+		if err != nil {
+			return jobs.Result{}, err
+		}
+		result.Segments = append(result.Segments, written...)
+	}
+	outcome, err := t.said.write(ctx, t.attempt)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	result.Segments = append(result.Segments, outcome...)
+	result.Summary = encode(t.result)
+	return result, nil
+}
+
+// afterwards is the first instant after the transaction time.
+func (a *attempt) afterwards() windowSpec {
+	return windowSpec{From: a.job.TransactionTime.Add(tick), Counted: -1}
+}
+
+// findChanges finds what changed after the transaction time: in the upstream's
+// history, which has deletions too, or else by searching.
+func (t *tailer) findChanges(ctx context.Context) error {
+	since := t.afterwards().From
+	search := t.account.exportTypes() // the types without a history
+	t.changed, t.checked = make(changes), make(map[string]bool)
+	if t.hasHistory() && len(search) > 0 {
+		found, unread, err := t.changesByHistory(ctx, search, since)
+		switch {
+		case err == nil:
+			t.changed, t.checked = found, search
+			search = make(map[string]bool)
+			for _, typ := range unread {
+				search[typ] = true
+				delete(t.checked, typ)
+			}
+		case !denied(err) && !errors.Is(err, errChain):
+			return err
+		}
+	}
+	if len(search) > 0 {
+		t.said.add(jobs.SeverityInformation, fhir.IssueInformational,
+			"The upstream offers no history of changes that could be read, at least of some types, so resources that were deleted while this export ran, before they could be read, are not in it.")
+	}
+	if t.facts.LastUpdated != upstream.Works {
+		return nil // the plan has said what that means
+	}
+	for _, typ := range slices.Sorted(maps.Keys(search)) {
+		for _, query := range filtersOrAll(t.job.Request, typ) {
+			err := t.changesBySearch(ctx, typ, query, since, t.changed)
+			if err == nil {
+				continue
+			}
+			if !denied(err) && !errors.Is(err, errChain) {
+				return err
+			}
+			t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+				"%s: the upstream could not tell what changed while this export ran; resources that changed in that time may be missing. An export with _since set to this one's transactionTime has them.", typ)
+		}
+	}
+	return nil
+}
+
+// touched returns the types of which something changed so short before the
+// transaction time that the plan may not have seen it. Nil means any type.
+func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
+	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 {
+		return nil, nil
+	}
+	const slack = 2 * tick
+	found := make(map[string]bool)
+	_, err := t.history(ctx, t.account.exportTypes(), t.job.TransactionTime.Add(-t.settling()-slack), func(e event) error {
+		found[e.typ] = true
+		return nil
+	})
+	if err != nil && (denied(err) || errors.Is(err, errChain)) {
+		return nil, nil
+	}
+	return found, err
+}
+
+// catchUp does all that is left to do for one type.
+func (t *tailer) catchUp(ctx context.Context, planned plannedType) error {
+	changed := t.changed[planned.Type]
+	inside := make(map[int]int64) // by unit: exported lines whose resource has changed since
+	if len(changed) > 0 {
+		if err := t.eachExported(ctx, t.account, planned.Type, func(unit int, h fhir.Header) {
+			if changed[h.ID] != nil {
+				inside[unit]++
+				delete(changed, h.ID)
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	out := t.newSegments(jobs.KindOutput, planned.Type)
+	t.out = append(t.out, out)
+	result := tailType{Type: planned.Type}
+	b, err := t.wholeBatch(ctx, planned)
+	if err != nil {
+		return err
+	}
+	r := t.newReader(planned.Read, b, &t.said, t.lineWriter(planned.Type, out))
+	if err := t.bringBack(ctx, r, changed, &result); err != nil {
+		return err
+	}
+	if err := t.closeType(ctx, r, planned, inside, &result); err != nil {
+		return err
+	}
+	if result != (tailType{Type: planned.Type}) {
+		t.result.Types = append(t.result.Types, result)
+	}
+	return nil
+}
+
+// wholeBatch is the whole cohort of a type that is exported by cohort.
+func (a *attempt) wholeBatch(ctx context.Context, planned plannedType) (*batch, error) {
+	switch planned.Read.Scope {
+	case scopeID:
+		return &batch{only: a.job.Request.GroupID}, nil
+	case scopeCohort:
+		c, err := a.cohorts.load(ctx, a, planned.Cohort)
+		if err != nil {
+			return nil, err
+		}
+		return &batch{cohort: c, to: len(c.ids), lenient: true}, nil
+	}
+	return nil, nil
+}
+
+// lost counts changed resources that could not be brought back, by why.
+type lost struct {
+	newer     int64 // their version as of the transaction time could not be had; the newest stands for it
+	gone      int64 // nor could the newest
+	undecided int64 // it cannot be known whether the filter matched
+}
+
+// bringBack exports changed resources that no slice has seen, as of the
+// transaction time or else in their newest version.
+func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*change, result *tailType) error {
+	var (
+		mu    sync.Mutex // guards the rest
+		count lost
+	)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(t.c.PlanConcurrency)
+	for id, c := range changed {
+		if c.made() {
+			continue
+		}
+		group.Go(func() error {
+			resource, newest, why, err := t.versionOf(ctx, r, id, c)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			count.gone += why.gone
+			count.undecided += why.undecided
+			if resource == nil {
+				return nil
+			}
+			h, err := fhir.ReadHeader(resource)
+			if err != nil {
+				return malformed(r.spec.Type, err)
+			}
+			if wanted, err := r.inScope(h, resource); err != nil || !wanted {
+				return err
+			}
+			if newest {
+				result.Newer++
+			} else {
+				result.Past++
+			}
+			return r.sink(ctx, h, resource)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	t.sayLost(r.spec.Type, result.Newer, count)
+	if result.Past+result.Newer > 0 && len(t.job.Request.IncludeAssociatedData) > 0 {
+		t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: %d resources changed while this export ran and were added at its end; their Provenance may be missing.", r.spec.Type, result.Past+result.Newer)
+	}
+	return nil
+}
+
+func (t *tailer) sayLost(typ string, newer int64, l lost) {
+	const hint = " An export with _since set to this one's transactionTime has what changed."
+	if newer > 0 {
+		t.said.add(jobs.SeverityWarning, fhir.IssueProcessing,
+			"%s: %d resources changed after the transactionTime before they could be read, and the version of that time could not be had; they are here in a newer version.", typ, newer)
+	}
+	if l.gone > 0 {
+		t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: %d resources were changed or deleted after the transactionTime before they could be read, and no version of them could be had; they are missing."+hint, typ, l.gone)
+	}
+	if l.undecided > 0 {
+		t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: %d resources were changed or deleted after the transactionTime before they could be read, and it could not be decided whether they matched _typeFilter before; they are missing."+hint, typ, l.undecided)
+	}
+}
+
+// versionOf returns what to export of a resource that has changed: nothing if
+// it did not belong to the export.
+func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change) (resource []byte, newest bool, why lost, err error) {
+	at := t.afterwards().From
+	was, err := t.stateBefore(ctx, r.spec.Type, id, c, at)
+	if err != nil {
+		return nil, false, why, err
+	}
+	if was.known {
+		if was.deleted || was.resource == nil {
+			return nil, false, why, nil // it did not exist
+		}
+		h, err := fhir.ReadHeader(was.resource)
+		if err != nil {
+			return nil, false, why, malformed(r.spec.Type, err)
+		}
+		if !r.spec.inTime(h) {
+			return nil, false, why, nil
+		}
+		if !t.filtered(r.spec.Type) {
+			return was.resource, false, why, nil
+		}
+	}
+	matches := true
+	if t.filtered(r.spec.Type) {
+		if matches, err = t.matchesNow(ctx, r.spec.Type, id); err != nil {
+			return nil, false, why, err
+		}
+	}
+	if matches {
+		resource, err = t.c.Upstream.Read(ctx, r.spec.Type, id)
+	}
+	switch {
+	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrGone), err != nil && denied(err):
+		matches, err = false, nil
+	case err != nil:
+		return nil, false, why, err
+	}
+	switch {
+	case matches:
+		return resource, true, why, nil
+	case t.filtered(r.spec.Type):
+		why.undecided++
+	default:
+		why.gone++
+	}
+	return nil, false, why, nil
+}
+
+// filtered reports whether the request restricts the type by filters, which
+// only the upstream can apply, and only to newest versions.
+func (a *attempt) filtered(typ string) bool { return len(filtersOf(a.job.Request, typ)) > 0 }
+
+// filtersOrAll are the filters of a type, or one that lets everything through.
+func filtersOrAll(r jobs.Request, typ string) []string {
+	if queries := filtersOf(r, typ); len(queries) > 0 {
+		return queries
+	}
+	return []string{""}
+}
+
+// matchesNow asks whether any filter of the type finds the resource.
+func (a *attempt) matchesNow(ctx context.Context, typ, id string) (bool, error) {
+	found := false
+	for _, query := range filtersOf(a.job.Request, typ) {
+		_, err := a.c.Upstream.Page(ctx, upstream.Search{Type: typ, Query: joinQuery(query, "_id="+id), Alone: true}, "", func(entry *fhir.Entry) error {
+			found = found || entry.Header.Type == typ && entry.Header.ID == id
+			return nil
+		})
+		if err != nil && !denied(err) {
+			return false, fmt.Errorf("export: asking whether a filter matches: %w", err)
+		}
+	}
+	return found, nil
+}
