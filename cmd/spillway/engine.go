@@ -72,7 +72,7 @@ func upstreamConfig(c *config.Config, log *slog.Logger, metrics prometheus.Regis
 	u := c.Upstream
 	return upstream.Config{
 		URL: u.URL, Aliases: u.Aliases, Header: u.Header, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
-		PageSize: u.PageSize, MaxOutage: u.MaxOutage, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
+		PageSize: u.PageSize, MaxOutage: u.MaxOutage, Hours: u.Hours, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
 		Version: buildVersion(), Registerer: metrics, Logger: log,
 	}
 }

@@ -75,8 +75,8 @@ func TestClusterMovesTheSlot(t *testing.T) {
 	if err := errors.Join(s.Renew(t.Context(), l), s.Complete(t.Context(), l, jobs.Result{})); err != nil {
 		t.Errorf("with the lease of before: %v", err)
 	}
-	if l := claim(t, s); l.Job != j.ID || l.Attempt != 1 {
-		t.Errorf("claimed attempt %d, want the next unit for the first time", l.Attempt)
+	if l := claim(t, s); l.Job != j.ID || l.Tries != 0 {
+		t.Errorf("claimed a unit with %d tries, want the next one for the first time", l.Tries)
 	}
 }
 

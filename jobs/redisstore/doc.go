@@ -29,6 +29,7 @@
 //	epoch         counter                          grows when a job is created, started or ended
 //	ranked        string                           which jobs are active, and the epoch it was found in
 //	turn          counter                          orders jobs by their last claim
+//	server        string                           run id of the server that served last, and what attempts count on from
 //	wake          stream                           of one entry, new with whatever Idle waits for
 //	shared:NAME   string  expires, version, bytes  forgotten by Redis itself after expires
 //	job:ID        hash    "record": the jobs.Job as it was created; "state", "started", "ended", "expires",
@@ -74,7 +75,9 @@
 // refuses a Redis that may evict keys. A failover to a replica loses what had
 // not reached that yet. Whatever is lost, no output gets wrong: a lost claim or
 // completion is done again by another attempt, under another storage prefix; a
-// lost job is ErrNotFound and its bytes are swept. Only a shared value that was
+// lost job is ErrNotFound and its bytes are swept. So that the number of a lost
+// claim is not given to another, attempts count on from the time in milliseconds
+// once Redis has restarted or another server has taken over. Only a shared value that was
 // lost may be stored a second time: a token that has been seen in the last
 // moments before a failover may be seen again.
 //

@@ -130,7 +130,7 @@ func TestCost(t *testing.T) {
 		t.Errorf("%d bytes are left of a removed job", left)
 	}
 	for key := range strings.SplitSeq(r.CLI("KEYS", "*"), "\n") {
-		if name := strings.TrimPrefix(key, "{spillway}:"); !slices.Contains([]string{"epoch", "ranked", "turn", "wake"}, name) {
+		if name := strings.TrimPrefix(key, "{spillway}:"); !slices.Contains([]string{"epoch", "ranked", "server", "turn", "wake"}, name) {
 			t.Errorf("the key %s is left of a removed job", name)
 		}
 	}

@@ -106,8 +106,8 @@ func wantAway(t *testing.T, s *redisstore.Store, l *jobs.Lease) {
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	began = time.Now()
-	if _, err := s.Get(short, l.Job); !errors.Is(err, jobs.ErrUnavailable) {
-		t.Errorf("Get with a short context = %v, want ErrUnavailable", err)
+	if _, err := s.Get(short, l.Job); !errors.Is(err, jobs.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Get with a short context = %v, want ErrUnavailable, or the context's error", err)
 	}
 	if took := time.Since(began); took > longest/2 {
 		t.Errorf("Get took %v in a context of 50ms", took)
@@ -177,9 +177,7 @@ func TestOutages(t *testing.T) {
 			if err := s.Complete(t.Context(), l, jobs.Result{}); err != nil {
 				t.Errorf("Complete after the restart = %v", err)
 			}
-			if next := claim(t, s); next.Attempt != 1 {
-				t.Errorf("a unit was leased to nobody meanwhile")
-			}
+			claim(t, s) // or else it was leased to nobody meanwhile
 		})
 	}
 }
@@ -384,6 +382,42 @@ func TestPrefixesAreApart(t *testing.T) {
 	for key := range strings.SplitSeq(r.CLI("KEYS", "*"), "\n") {
 		if !strings.HasPrefix(key, "{a}:") && !strings.HasPrefix(key, "{spillway}:") {
 			t.Errorf("key %s has none of the prefixes", key)
+		}
+	}
+}
+
+// TestLostClaim has Redis forget a claim, as it may at a restart or failover.
+// Its holder must not be taken for that of the next claim of the same unit.
+func TestLostClaim(t *testing.T) {
+	r := testenv.Redis(t)
+	s := open(t, redisstore.Options{URL: r.URL()})
+	planned(t, s, 1)
+	given := map[int64]bool{}
+	r.CLI("SAVE") // what comes after it is lost each time, also what is noted of a restart
+	for range 3 {
+		lost := claim(t, s)
+		if given[lost.Attempt] {
+			t.Fatalf("attempt %d was given before", lost.Attempt)
+		}
+		given[lost.Attempt] = true
+		r.Kill()
+		r.Start()
+		wantBack(t, s)
+		again := claim(t, s)
+		if again.Unit.ID != lost.Unit.ID || given[again.Attempt] || again.Tries != 0 {
+			t.Fatalf("claimed %s as attempt %d with %d tries; want %s again, as an attempt that never was", again.Unit.ID, again.Attempt, again.Tries, lost.Unit.ID)
+		}
+		given[again.Attempt] = true
+		for name, err := range map[string]error{
+			"Renew": s.Renew(t.Context(), lost), "Save": s.Save(t.Context(), lost, nil), "Complete": s.Complete(t.Context(), lost, jobs.Result{}),
+			"Fail": s.Fail(t.Context(), lost, jobs.Failure{}, 0), "Release": s.Release(t.Context(), lost, time.Time{}),
+		} {
+			if !errors.Is(err, jobs.ErrLeaseLost) {
+				t.Errorf("%s by the holder of the lost claim = %v, want ErrLeaseLost", name, err)
+			}
+		}
+		if err := s.Release(t.Context(), again, time.Time{}); err != nil {
+			t.Errorf("Release by the second holder = %v", err)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 // checkOf opens a URL and checks it.
 func checkOf(t *testing.T, url string) ([]string, error) {
 	t.Helper()
-	s, err := Open(t.Context(), Options{URL: url, Logger: slog.New(slog.DiscardHandler), MaxOutage: 300 * time.Millisecond})
+	s, err := Open(t.Context(), Options{URL: url, Logger: slog.New(slog.DiscardHandler), MaxOutage: time.Second})
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func TestCheckWarns(t *testing.T) {
 		}
 		return status(http.StatusNotFound, "NoSuchLifecycleConfiguration")(w, r)
 	})
-	warnings, err := checkOf(t, b.At(p.address, ""))
+	warnings, err := open(t, b.At(p.address, "")).Check(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,9 +147,9 @@ func TestComposeCopiesInTheService(t *testing.T) {
 		if err := write(t.Context(), s, "a/b", object); err != nil {
 			t.Fatal(err)
 		}
-		sent := 0
+		var sent atomic.Int64
 		p.set(func(_ http.ResponseWriter, r *http.Request) bool {
-			sent += int(max(r.ContentLength, 0))
+			sent.Add(max(r.ContentLength, 0))
 			return false
 		})
 		d := storage.Delivery{ContentType: "text/plain"}
@@ -158,8 +159,8 @@ func TestComposeCopiesInTheService(t *testing.T) {
 		}
 		p.set(nil)
 		whole(t, s, "a/c", append(append([]byte{}, object[1:10<<20+1]...), "end"...))
-		if sent > 10_000 {
-			t.Errorf("%d bytes were sent, want but the literal ones and the lists", sent)
+		if n := sent.Load(); n > 10_000 {
+			t.Errorf("%d bytes were sent, want but the literal ones and the lists", n)
 		}
 	})
 }

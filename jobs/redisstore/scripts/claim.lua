@@ -141,7 +141,7 @@ local function lease(job)
   local stored = call('HGET', of('units', id), unit)
   local attempt, tries, silent, head = 0, 0, 0, string.sub(stored, 1, 25)
   if call('HEXISTS', of('turns', id), unit) == 1 then attempt, tries, silent = turns(id, unit) end
-  attempt = attempt + 1
+  attempt = int(math.max(tonumber(attempt), attempt_base()) + 1)
   set_turns(id, unit, attempt, tries, silent, head)
   call('ZADD', of('leased', id), string.sub(head, 1, 1), unit)
   local expires = extend(id, unit, attempt)

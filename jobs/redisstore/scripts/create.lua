@@ -18,6 +18,7 @@ if was then
   if was == nonce then return {'ok'} end
   return {'exists'}
 end
+attempt_base() -- notes the server before the first job is there
 call('HSET', job, 'call', nonce, 'version', job_version, 'owner', owner, 'created', created)
 for i = 16, #ARGV, 2 do call('HSET', job, ARGV[i], ARGV[i + 1]) end
 call('ZADD', P .. 'jobs', created, id)

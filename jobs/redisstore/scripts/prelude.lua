@@ -74,6 +74,24 @@ local function extend(id, unit, attempt)
   return expires
 end
 
+-- attempt_base is what attempts count on from: 0 until Redis has restarted or
+-- another server has taken over. What had been written last may be lost then:
+-- perhaps a claim, whose holder still works, and whose number must not be given
+-- to a second. (Where INFO is not permitted it is always 0.)
+local function attempt_base()
+  local told = redis.pcall('INFO', 'server')
+  local run = type(told) == 'string' and string.match(told, 'run_id:(%w+)')
+  if not run then return 0 end
+  local last, base = string.match(call('GET', P .. 'server') or '', '^(%w+) (%d+)$')
+  if last == run then return tonumber(base) end
+  local fresh = 0
+  if last or call('ZCARD', P .. 'jobs') > 0 then
+    fresh = math.max(math.floor(now / 1000), (tonumber(base) or 0) + 1000000)
+  end
+  call('SET', P .. 'server', run .. ' ' .. int(fresh))
+  return fresh
+end
+
 -- turns reads what the attempts at a unit have come to: how many there were,
 -- how many of them failed or fell silent, how many fell silent, and the head of
 -- the unit (stage, inverted weight, age).

@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+	_ "time/tzdata" // a container without a system has no time zones
+
+	"spillway/upstream"
 )
 
 // A rule is what no single key can know.
@@ -32,8 +36,22 @@ func (l *loader) check(in Input) {
 		l.rule(r)
 	}
 	l.passwordFile()
+	l.hours()
 	if in.Serve {
 		l.checkServe()
+	}
+}
+
+// hours reads when exports may send requests, which takes two keys.
+func (l *loader) hours() {
+	u := &l.config.Upstream
+	zone, err := time.LoadLocation(u.TimeZone)
+	if err != nil || u.TimeZone == "" {
+		l.add(l.place(KeyTimeZone), fmt.Sprintf("%q is no time zone; write it such as UTC, Europe/Berlin or Local", u.TimeZone))
+		return
+	}
+	if u.Hours, err = upstream.ParseHours(u.HoursText, zone); err != nil {
+		l.add(l.place(KeyHours), err.Error())
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"spillway/upstream"
 )
 
 // Config is a valid configuration. Sizes are bytes, paths are relative to the
@@ -28,17 +30,20 @@ type Config struct {
 
 // Upstream is the FHIR server behind the gateway.
 type Upstream struct {
-	URL            *url.URL      // FHIR base; never nil
-	Aliases        []*url.URL    // other addresses by which it names itself
-	Header         http.Header   // sent with the export's own requests only; holds secrets
-	Profile        string        // always "auto"
-	Settle         time.Duration // how late the upstream may show what it has stamped; may be 0
-	Timeout        time.Duration // of one request
-	MaxConcurrency int           // requests at once
-	PageSize       int           // resources asked for at once
-	MaxOutage      time.Duration // how long an upstream that answers nothing is waited for
-	PageBytes      int64         // largest page that is read
-	ResourceBytes  int64         // largest resource that is read
+	URL            *url.URL       // FHIR base; never nil
+	Aliases        []*url.URL     // other addresses by which it names itself
+	Header         http.Header    // sent with the export's own requests only; holds secrets
+	Profile        string         // always "auto"
+	Settle         time.Duration  // how late the upstream may show what it has stamped; may be 0
+	Timeout        time.Duration  // of one request
+	MaxConcurrency int            // requests at once
+	PageSize       int            // resources asked for at once
+	MaxOutage      time.Duration  // how long an upstream that answers nothing is waited for
+	Hours          upstream.Hours // when exports may send requests; zero: always
+	HoursText      string         // Hours as written
+	TimeZone       string         // in which Hours are meant, such as Europe/Berlin
+	PageBytes      int64          // largest page that is read
+	ResourceBytes  int64          // largest resource that is read
 }
 
 // Server is the two listeners.
@@ -118,6 +123,8 @@ const (
 	KeyTimeout       = "upstream.timeout"
 	KeyConcurrency   = "upstream.max_concurrency"
 	KeyPageSize      = "upstream.page_size"
+	KeyHours         = "upstream.hours"
+	KeyTimeZone      = "upstream.time_zone"
 	KeyListen        = "server.listen"
 	KeyAdminListen   = "server.admin_listen"
 	KeyDrain         = "server.drain"
@@ -136,7 +143,7 @@ func defaults() *Config {
 	return &Config{
 		Upstream: Upstream{
 			Header: http.Header{}, Profile: "auto", Settle: 5 * time.Second, Timeout: time.Minute,
-			MaxConcurrency: 8, PageSize: 1000, MaxOutage: 5 * time.Minute,
+			MaxConcurrency: 8, PageSize: 1000, MaxOutage: 5 * time.Minute, TimeZone: "UTC",
 			PageBytes: 256 << 20, ResourceBytes: 16 << 20,
 		},
 		Server: Server{

@@ -158,6 +158,10 @@ func TestMessages(t *testing.T) {
 			want: "spillway.yaml:1: store.bolt.path: lies in storage.disk.path, which holds files of exports only"},
 		{name: "ErrResourceBytes", yaml: minimal + "  page_bytes: 1MiB\n",
 			want: "spillway.yaml:1: upstream.resource_bytes: is larger than upstream.page_bytes, which holds the resource"},
+		{name: "ErrHours", yaml: minimal + "  hours: 20-6\n",
+			want: "spillway.yaml:3: upstream.hours: \"20-6\" is no range of hours: \"20\" is no time of day; write one like 06:30"},
+		{name: "ErrTimeZone", yaml: minimal + "  time_zone: Berlin\n",
+			want: "spillway.yaml:3: upstream.time_zone: \"Berlin\" is no time zone; write it such as UTC, Europe/Berlin or Local"},
 		{name: "ErrEnvironment", yaml: minimal, env: []string{"SPILLWAY_UPSTREAM_TIMEOUT=soon", "SPILLWAY_UPSTREAM_SETLE=1s", "SPILLWAY_EXPORT_NICE=1"},
 			want: "SPILLWAY_UPSTREAM_TIMEOUT: \"soon\" is no duration; write it such as 500ms, 30s, 5m, 24h or 7d\n" +
 				"SPILLWAY_EXPORT_NICE: no key has this name\n" +

@@ -51,6 +51,8 @@ func keysOf(c *Config) []key {
 		number(KeyConcurrency, &u.MaxConcurrency, 1, 256),
 		number(KeyPageSize, &u.PageSize, 1, 100_000),
 		duration("upstream.max_outage", &u.MaxOutage, time.Second, 24*time.Hour),
+		text(KeyHours, &u.HoursText),
+		text(KeyTimeZone, &u.TimeZone),
 		size("upstream.page_bytes", &u.PageBytes, 1<<20, 16<<30),
 		size("upstream.resource_bytes", &u.ResourceBytes, 64<<10, 1<<30),
 
