@@ -32,13 +32,17 @@ type Search struct {
 	Post bool
 	// Sorted asks for the resources in the order of _lastUpdated, oldest first.
 	Sorted bool
-	// Alone says that the caller wants one page and no next link, so that the
-	// upstream may be asked in the way that costs it least. A page that is not
-	// Full is then the last.
-	Alone bool
+	// Direct asks for one page past the upstream's store of searches, with at
+	// most so many resources and no next link. A page that is not Full is then
+	// the last. Zero means as usual. It is for upstreams of which Learn has
+	// found that it works, up to Facts.DirectSize.
+	Direct int
 	// Limit is how many resources the page may hold. Zero means as many as the
 	// upstream gives.
 	Limit int
+	// Fits is how many resources the upstream puts on a page, as Facts.PageSize
+	// says. Zero means as many as are asked for.
+	Fits int
 }
 
 // PageInfo is what a page says besides its entries.
@@ -126,23 +130,19 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 // the upstream is known to put on it.
 func (c *Client) firstPage(s Search) (r *request, size int, err error) {
 	asked := c.pageCount()
-	f := c.facts.peek()
-	direct := s.Alone && f != nil && f.Direct == Works
-	if direct {
-		asked = min(asked, f.DirectSize)
+	for _, limit := range []int{s.Direct, s.Limit} {
+		if limit > 0 {
+			asked = min(asked, limit)
+		}
 	}
-	if s.Limit > 0 {
-		asked = min(asked, s.Limit)
-	}
-	size = asked
-	if f != nil && !direct && f.PageSize > 0 {
-		size = min(size, f.PageSize)
+	if size = asked; s.Direct == 0 && s.Fits > 0 {
+		size = min(size, s.Fits)
 	}
 	own := []string{"_count=" + strconv.Itoa(asked)}
 	if s.Sorted {
 		own = append(own, "_sort=_lastUpdated")
 	}
-	if r, err = c.searchRequest(s, "search "+s.Type, kindSearch, own...); err == nil && direct {
+	if r, err = c.searchRequest(s, "search "+s.Type, kindSearch, own...); err == nil && s.Direct > 0 {
 		r.direct = asked
 	}
 	return r, size, err
