@@ -129,13 +129,10 @@ func tooMuch(err error) bool {
 // asks for at last.
 func (c *Client) firstRequest(s Search) (r *request, asked *int, err error) {
 	asked = new(c.pageOf(s.Type))
-	f := c.facts.peek()
-	direct := s.Alone && f != nil && f.Direct == Works
-	if direct {
-		*asked = min(*asked, f.DirectSize)
-	}
-	if s.Limit > 0 {
-		*asked = min(*asked, s.Limit)
+	for _, limit := range []int{s.Direct, s.Limit} {
+		if limit > 0 {
+			*asked = min(*asked, limit)
+		}
 	}
 	build := func() (*request, error) {
 		own := []string{"_count=" + strconv.Itoa(*asked)}
@@ -143,7 +140,7 @@ func (c *Client) firstRequest(s Search) (r *request, asked *int, err error) {
 			own = append(own, "_sort=_lastUpdated")
 		}
 		again, err := c.searchRequest(s, "search "+s.Type, kindSearch, own...)
-		if err == nil && direct {
+		if err == nil && s.Direct > 0 {
 			again.direct = *asked
 		}
 		return again, err

@@ -31,16 +31,20 @@ type Search struct {
 	Post bool
 	// Sorted asks for the resources in the order of _lastUpdated, oldest first.
 	Sorted bool
-	// Alone says that the caller wants one page and no next link, so that the
-	// upstream may be asked in the way that costs it least. A page that is not
-	// Full is then the last.
-	Alone bool
+	// Direct asks for one page past the upstream's store of searches, with at
+	// most so many resources and no next link. A page that is not Full is then
+	// the last. Zero means as usual. It is for upstreams of which Learn has
+	// found that it works, up to Facts.DirectSize.
+	Direct int
 	// Begun says that the caller holds a part of what it reads already, which it
 	// would have to read again: so the request waits longer where all must wait.
 	Begun bool
 	// Limit is how many resources the page may hold. Zero means as many as the
 	// upstream gives.
 	Limit int
+	// Fits is how many resources the upstream puts on a page, as Facts.PageSize
+	// says. Zero means as many as are asked for.
+	Fits int
 }
 
 // PageInfo is what a page says besides its entries.
@@ -115,7 +119,7 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	}
 	c.pageWent(s.Type)
 	info := PageInfo{
-		Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes, Full: page.Entries >= c.given(*asked, r.direct > 0),
+		Entries: page.Entries, Total: page.Total, Self: page.Self, Bytes: last.body.bytes, Full: page.Entries >= s.given(*asked),
 	}
 	if page.Next == "" {
 		return info, nil
@@ -128,11 +132,11 @@ func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fh
 	return info, nil
 }
 
-// given is how many entries the upstream is known to put on a page when it is
-// asked for so many.
-func (c *Client) given(asked int, direct bool) int {
-	if f := c.facts.peek(); f != nil && !direct && f.PageSize > 0 {
-		return min(asked, f.PageSize)
+// given is how many entries of s the upstream is known to put on a page when it
+// is asked for so many.
+func (s Search) given(asked int) int {
+	if s.Direct == 0 && s.Fits > 0 {
+		return min(asked, s.Fits)
 	}
 	return asked
 }

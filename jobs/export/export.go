@@ -104,7 +104,7 @@ type attempt struct {
 	save  func(context.Context, json.RawMessage) error
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
-	facts   *upstream.Facts // what was learnt of the upstream
+	facts   *upstream.Facts // what was learnt of the upstream; nil for units that only read
 	objects int             // written so far, for their names
 	kept    bool            // a checkpoint names some of them
 }
@@ -128,12 +128,15 @@ func (a *attempt) discard(ctx context.Context) {
 }
 
 func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
-	var err error
-	if a.facts, err = a.c.Upstream.Learn(ctx); err != nil {
-		return jobs.Result{}, err
-	}
 	if a.lease.Silent >= renewAfter && a.lease.Unit.Renewals < maxRenewals && a.lease.Unit.Kind != jobs.UnitFinish {
 		return a.renew(ctx)
+	}
+	switch a.lease.Unit.Kind {
+	case jobs.UnitPlan, jobs.UnitTail, jobs.UnitDeleted:
+		var err error
+		if a.facts, err = a.c.Upstream.Learn(ctx); err != nil {
+			return jobs.Result{}, err
+		}
 	}
 	switch a.lease.Unit.Kind {
 	case jobs.UnitPlan:

@@ -20,13 +20,13 @@ const (
 // probes favour: a keyset where the upstream then reads past its store of
 // searches, or where its next links do not work. The second is the other way,
 // so that what is wrong with one does not repeat itself.
-func methods(f *upstream.Facts, spec readSpec) [maxPasses]method {
-	switch {
-	case spec.Whole || f.LastUpdated != upstream.Works || f.Sort != upstream.Works:
+func methods(spec readSpec) [maxPasses]method {
+	switch p := spec.Paging; {
+	case spec.Whole || !p.Sort:
 		return [maxPasses]method{byLinks, byLinks}
-	case f.NextLinks == upstream.Refused || f.NextLinks == upstream.Ignored:
+	case p.NoNext:
 		return [maxPasses]method{byKeyset, byKeyset}
-	case f.Direct == upstream.Works:
+	case p.Direct > 0:
 		return [maxPasses]method{byKeyset, byLinks}
 	}
 	return [maxPasses]method{byLinks, byKeyset}
@@ -41,7 +41,7 @@ const pageWindows = 32
 // onePage reports whether a window of so many resources fits on one page that
 // the upstream reads directly, with room to show that it is the last.
 func (r *reader) onePage(counted int64) bool {
-	return counted >= 0 && r.facts.Direct == upstream.Works && counted < int64(r.facts.DirectSize)
+	return counted >= 0 && counted < int64(r.spec.Paging.Direct)
 }
 
 // pages cuts the window of a slice into such that fit on one page, where the
@@ -50,7 +50,7 @@ func (r *reader) pages(ctx context.Context, w windowSpec) ([]windowSpec, error) 
 	if !r.spec.Fine || r.ways[0] != byKeyset || w.Counted < 0 || r.onePage(w.Counted) {
 		return []windowSpec{w}, nil
 	}
-	return cutWindows(ctx, r.countFunc(), w, cutting{limit: int64(max(r.facts.DirectSize-1, 1)), parallel: 2})
+	return cutWindows(ctx, r.countFunc(), w, cutting{limit: int64(max(r.spec.Paging.Direct-1, 1)), parallel: 2})
 }
 
 // walk reads a window by keyset: each page begins at the time at which the one
@@ -61,7 +61,7 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 	if !r.onePage(counted) && !w.divisible() {
 		return r.chain(ctx, s, w, counted) // a tick that fills a page has no order
 	}
-	s.Alone = true
+	s.Direct, s.Fits = r.spec.Paging.Direct, r.spec.Paging.Fits
 	if r.onePage(counted) {
 		page, err := r.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error { return r.entry(ctx, entry, w) })
 		if err != nil || !page.Full && page.Next == "" {
@@ -103,7 +103,7 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 
 // plain is the search of a walk without its order, in a window.
 func (r *reader) plain(s upstream.Search, w windowSpec) upstream.Search {
-	s.Sorted, s.Alone = false, false
+	s.Sorted, s.Direct = false, 0
 	s.From, s.To = w.From, w.To
 	return s
 }

@@ -236,7 +236,7 @@ func filtersOf(r jobs.Request, typ string) []string {
 func (p *planner) readSpec(typ string) readSpec {
 	read := readSpec{
 		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
-		Whole: p.blind(),
+		Whole: p.blind(), Paging: pagingOf(p.facts),
 	}
 	if len(read.Alternatives) == 0 {
 		read.Alternatives = []string{""}
@@ -257,7 +257,7 @@ func (p *planner) windowedType(ctx context.Context, read readSpec) error {
 		p.addType(plannedType{Type: read.Type, Read: read, Empty: true})
 		return nil
 	}
-	read.Fine = counted <= pageWindows*int64(p.facts.DirectSize)
+	read.Fine = counted <= pageWindows*int64(read.Paging.Direct)
 	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,7 +16,7 @@ func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSp
 	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
 	var said notes
 	r := p.newReader(read, nil, &said, nil)
-	if p.facts.Direct == upstream.Works && !read.Whole {
+	if read.Paging.Direct > 0 && !read.Whole {
 		// Most types of most servers hold nothing; one request shows that.
 		if none, err := p.nothing(ctx, r, whole); err != nil || none {
 			return 0, nil, err
@@ -47,7 +47,7 @@ func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSp
 func (a *attempt) nothing(ctx context.Context, r *reader, w windowSpec) (bool, error) {
 	for _, alternative := range r.spec.Alternatives {
 		s := r.search(alternative, w)
-		s.Alone, s.Limit = true, 1
+		s.Direct, s.Limit = r.spec.Paging.Direct, 1
 		page, err := a.c.Upstream.Page(ctx, s, "", func(*fhir.Entry) error { return nil })
 		if err != nil || page.Entries > 0 || page.Next != "" {
 			return false, err

@@ -50,7 +50,7 @@ type reader struct {
 
 func (a *attempt) newReader(spec readSpec, b *batch, n *notes, s sink) *reader {
 	return &reader{
-		attempt: a, spec: spec, batch: b, sink: s, notes: n, ways: methods(a.facts, spec),
+		attempt: a, spec: spec, batch: b, sink: s, notes: n, ways: methods(spec),
 		seen: newIDSet(), pass: newIDSet(),
 		summary: readSummary{Type: spec.Type, Proven: true},
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spillway/jobs"
+	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -31,10 +32,29 @@ type readSpec struct {
 	// Whole says that the upstream cannot search by _lastUpdated: one window,
 	// no bounds sent, entries filtered here.
 	Whole bool `json:"whole,omitempty"`
+	// Paging is how the upstream can be read page by page.
+	Paging paging `json:"paging,omitzero"`
 	// Fine says that windows may be cut down to one page each.
 	Fine bool `json:"fine,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
+}
+
+// paging is what of the facts decides on how pages are read. It goes with the
+// spec, so that a fresh process need not learn before it reads.
+type paging struct {
+	Sort   bool `json:"sort,omitempty"`   // windows on _lastUpdated can be sorted by it
+	NoNext bool `json:"noNext,omitempty"` // next links do not work
+	Direct int  `json:"direct,omitempty"` // resources on a page that is read directly; 0: none is
+	Fits   int  `json:"fits,omitempty"`   // resources on other pages; 0: as many as asked for
+}
+
+func pagingOf(f *upstream.Facts) paging {
+	return paging{
+		Sort:   f.LastUpdated == upstream.Works && f.Sort == upstream.Works,
+		NoNext: f.NextLinks == upstream.Refused || f.NextLinks == upstream.Ignored,
+		Direct: f.DirectSize, Fits: f.PageSize,
+	}
 }
 
 // inTime reports whether a version lies in the time asked for.

@@ -350,7 +350,7 @@ func filtersOrAll(r jobs.Request, typ string) []string {
 func (a *attempt) matchesNow(ctx context.Context, typ, id string) (bool, error) {
 	found := false
 	for _, query := range filtersOf(a.job.Request, typ) {
-		_, err := a.c.Upstream.Page(ctx, upstream.Search{Type: typ, Query: joinQuery(query, "_id="+id), Alone: true}, "", func(entry *fhir.Entry) error {
+		_, err := a.c.Upstream.Page(ctx, upstream.Search{Type: typ, Query: joinQuery(query, "_id="+id)}, "", func(entry *fhir.Entry) error {
 			found = found || entry.Header.Type == typ && entry.Header.ID == id
 			return nil
 		})
