@@ -114,7 +114,8 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 	v.status = resp.StatusCode
 	c.vital.note(resp.StatusCode)
 	re.header = resp.Header
-	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes)
+	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes, &c.inflaters)
+	defer re.body.release(&c.inflaters)
 	if resp.StatusCode != http.StatusOK {
 		return c.refused(r, resp, &re, v)
 	}

@@ -48,7 +48,11 @@ func (s *idSet) add(id string) bool {
 
 func (s *idSet) grow() {
 	old := s.slots
-	s.slots = make([][2]uint64, 2*len(old))
+	factor := 4 // as far as a window goes; then memory counts more
+	if len(old) >= 1<<14 {
+		factor = 2
+	}
+	s.slots = make([][2]uint64, factor*len(old))
 	for _, key := range old {
 		if key != [2]uint64{} {
 			*s.probe(key) = key
