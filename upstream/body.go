@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/flate"
@@ -31,10 +32,13 @@ type body struct {
 	limit int64     // bytes that may be read from in
 	bytes int64     // bytes read from in
 	err   error     // first error of Read, io.EOF included
+
+	gunzip *gunzip // in, if that inflates
 }
 
-// newBody reads resp's body; cancel ends the request.
-func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64) *body {
+// newBody reads resp's body; cancel ends the request. What inflates it is taken
+// from inflaters, and given back by release.
+func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64, inflaters *sync.Pool) *body {
 	w := &wire{in: resp.Body, timeout: timeout, left: bodyRounds * timeout, limit: limit}
 	w.timer = time.AfterFunc(time.Hour, func() { cancel(errStalled) })
 	w.timer.Stop()
@@ -43,7 +47,12 @@ func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.D
 	case "", "identity":
 		b.in = w
 	case "gzip", "x-gzip":
-		b.in = &gunzip{in: bufio.NewReaderSize(w, 32<<10)}
+		g, ok := inflaters.Get().(*gunzip)
+		if !ok {
+			g = &gunzip{in: bufio.NewReaderSize(nil, 32<<10)}
+		}
+		g.in.Reset(w)
+		b.in, b.gunzip = g, g
 	default:
 		b.in = broken{errEncoding}
 	}
@@ -66,6 +75,19 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	b.err = err
 	return n, err
+}
+
+// release gives back what inflated the body. Nothing can be read after it.
+func (b *body) release(inflaters *sync.Pool) {
+	if b.err == nil {
+		b.err = io.ErrClosedPipe
+	}
+	if b.gunzip != nil {
+		b.gunzip.begun = false
+		b.gunzip.in.Reset(nil)
+		inflaters.Put(b.gunzip)
+		b.in, b.gunzip = nil, nil
+	}
 }
 
 // waited is the time spent waiting for bytes.
@@ -118,22 +140,23 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// gunzip is a gzip.Reader that reads its header when it is first read.
+// gunzip is a gzip.Reader that reads its header when it is first read, and may
+// be used for one body after another.
 type gunzip struct {
-	in *bufio.Reader
-	gz *gzip.Reader
+	in    *bufio.Reader
+	gz    gzip.Reader
+	begun bool
 }
 
 func (g *gunzip) Read(p []byte) (int, error) {
-	if g.gz == nil {
-		gz, err := gzip.NewReader(g.in)
-		if err != nil {
+	if !g.begun {
+		if err := g.gz.Reset(g.in); err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return 0, err
 		}
-		g.gz = gz
+		g.begun = true
 	}
 	return g.gz.Read(p)
 }

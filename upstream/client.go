@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -112,6 +113,7 @@ type Client struct {
 	vital     *vital
 	metrics   clientMetrics
 	log       *slog.Logger
+	inflaters sync.Pool // of *gunzip
 
 	bareAccept   atomic.Bool  // the upstream refuses our Accept header
 	pageSize     atomic.Int64 // the _count that it accepts; 0: Config.PageSize

@@ -133,7 +133,8 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 	c.vital.note(resp.StatusCode)
 	c.governor.heard(resp.StatusCode)
 	re.header = resp.Header
-	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes)
+	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes, &c.inflaters)
+	defer re.body.release(&c.inflaters)
 	if resp.StatusCode != http.StatusOK {
 		return c.refused(r, resp, &re, v)
 	}

@@ -18,6 +18,9 @@ import (
 // and the next begun, so that files can be grouped to size whatever a window holds.
 const segmentLimit = 128 << 20
 
+// chunkBytes is how much is gathered before it is hashed, compressed and stored.
+const chunkBytes = 64 << 10
+
 // segments writes lines of one kind and type as one or more segments. Nothing
 // is visible in storage before its segment is whole. Used by one goroutine.
 type segments struct {
@@ -31,6 +34,7 @@ type segments struct {
 	stored  *hashingWriter
 	packer  *jobs.GzipWriter // nil for identity
 	current io.Writer        // packer or stored
+	chunk   []byte           // lines on their way to current
 }
 
 // hashingWriter counts and hashes the bytes on their way to storage.
@@ -58,14 +62,27 @@ func (s *segments) writeLine(ctx context.Context, line []byte) error {
 			return err
 		}
 	}
-	if _, err := s.current.Write(line); err != nil {
-		return unwritten("writing a segment", err)
+	if len(s.chunk)+len(line) > cap(s.chunk) {
+		if err := s.flush(); err != nil {
+			return err
+		}
 	}
+	s.chunk = append(s.chunk, line...)
 	s.open.Count++
 	s.open.Size += int64(len(line))
 	if s.open.Size >= segmentLimit {
 		return s.end(ctx)
 	}
+	return nil
+}
+
+// flush writes what was gathered. Hashing and compressing many lines at once
+// costs less than one after another.
+func (s *segments) flush() error {
+	if _, err := s.current.Write(s.chunk); err != nil {
+		return unwritten("writing a segment", err)
+	}
+	s.chunk = s.chunk[:0]
 	return nil
 }
 
@@ -80,6 +97,10 @@ func (s *segments) begin(ctx context.Context) error {
 	if err != nil {
 		return unwritten("beginning a segment", err)
 	}
+	if s.chunk == nil {
+		s.chunk = make([]byte, 0, chunkBytes)
+	}
+	s.chunk = s.chunk[:0]
 	s.object, s.stored = object, &hashingWriter{w: object, hash: sha256.New()}
 	s.current = s.stored
 	if a.c.Encoding == jobs.EncodingGzip {
@@ -124,6 +145,9 @@ func gzipLevel(typ string) int {
 
 // end closes the open segment and makes it visible.
 func (s *segments) end(ctx context.Context) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
 	if s.packer != nil {
 		if err := s.packer.Close(); err != nil {
 			return unwritten("closing a segment", err)

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +75,10 @@ func (a *attempt) lineWriter(typ string, out *segments) sink {
 			}
 			resource = subset
 		}
-		if line, err = fhir.AppendLine(line[:0], resource); err != nil {
+		// The upstream's client has taken the white space out already.
+		if bytes.IndexByte(resource, '\n') < 0 {
+			line = append(append(line[:0], resource...), '\n')
+		} else if line, err = fhir.AppendLine(line[:0], resource); err != nil {
 			return malformed(typ, err)
 		}
 		return out.writeLine(ctx, line)

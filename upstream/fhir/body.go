@@ -13,18 +13,24 @@ import (
 // A body reads one JSON object from outside through a meter, and turns what
 // goes wrong into a *BodyError.
 type body struct {
-	dec  *jsontext.Decoder
-	m    meter
-	want string
-	not  error // the Kind of error for a body that is something else
-	lim  ScanLimits
+	dec    *jsontext.Decoder
+	before int64 // bytes of the body before the first that dec was given
+	m      meter
+	want   string
+	not    error // the Kind of error for a body that is something else
+	lim    ScanLimits
 }
 
 func newBody(r io.Reader, lim ScanLimits, want string, not error) *body {
 	b := &body{want: want, not: not, lim: lim.withDefaults()}
 	b.m = meter{r: r, want: want, lim: b.lim}
-	b.dec = jsontext.NewDecoder(&b.m, jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
+	b.dec = jsontext.NewDecoder(&b.m, decoding()...)
 	return b
+}
+
+// decoding is how strict the decoder is. Both options are its defaults.
+func decoding() []jsontext.Options {
+	return []jsontext.Options{jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false)}
 }
 
 // checkDocument returns the object that b holds, without what is around it, if
@@ -34,7 +40,7 @@ func checkDocument(b []byte, want string, not error) ([]byte, error) {
 	d := &body{want: want, not: not, lim: ScanLimits{}.withDefaults()}
 	d.m.n = int64(len(b))
 	// A decoder of a bytes.Buffer works on its bytes.
-	d.dec = jsontext.NewDecoder(bytes.NewBuffer(b), jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
+	d.dec = jsontext.NewDecoder(bytes.NewBuffer(b), decoding()...)
 	if err := d.expectObject(); err != nil {
 		return nil, err
 	}
@@ -44,6 +50,9 @@ func checkDocument(b []byte, want string, not error) ([]byte, error) {
 	}
 	return v, d.finish()
 }
+
+// offset is where the decoder is in the body.
+func (b *body) offset() int64 { return b.before + b.dec.InputOffset() }
 
 // mark says that the value whose size is bounded begins at offset.
 func (b *body) mark(offset int64) { b.m.mark = offset }
@@ -84,7 +93,7 @@ func (b *body) expectObject() error {
 
 // finish checks that nothing follows the object.
 func (b *body) finish() error {
-	b.mark(b.dec.InputOffset())
+	b.mark(b.offset())
 	switch _, err := b.dec.ReadToken(); err {
 	case io.EOF:
 		return nil
@@ -99,7 +108,7 @@ func (b *body) finish() error {
 // f must read the value.
 func (b *body) members(f func(name string) error) error {
 	for {
-		b.mark(b.dec.InputOffset())
+		b.mark(b.offset())
 		t, err := b.dec.ReadToken()
 		if err != nil {
 			return b.fail(err)
@@ -128,18 +137,30 @@ func (b *body) object(where string, f func(name string) error) error {
 // array calls f for each element of an array, which f must read. null counts
 // as an empty array. where is for the error.
 func (b *body) array(where string, f func() error) error {
+	some, err := b.openArray(where)
+	if err != nil || !some {
+		return err
+	}
+	return b.elements(f)
+}
+
+// openArray enters an array. some is false for null.
+func (b *body) openArray(where string) (some bool, err error) {
 	t, err := b.dec.ReadToken()
 	if err != nil {
-		return b.fail(err)
+		return false, b.fail(err)
 	}
-	if t.Kind() == 'n' {
-		return nil
+	if t.Kind() != '[' && t.Kind() != 'n' {
+		return false, b.malformed(0, where+" is no array")
 	}
-	if t.Kind() != '[' {
-		return b.malformed(0, where+" is no array")
-	}
+	return t.Kind() == '[', nil
+}
+
+// elements calls f for each element of the array that was entered, and leaves
+// the array.
+func (b *body) elements(f func() error) error {
 	for {
-		b.mark(b.dec.InputOffset())
+		b.mark(b.offset())
 		if b.dec.PeekKind() == ']' {
 			_, err := b.dec.ReadToken()
 			if err != nil {
@@ -185,7 +206,7 @@ func (b *body) string(name string) (string, error) {
 // malformed returns an error for a place back bytes before the end of what was
 // last read.
 func (b *body) malformed(back int, problem string) error {
-	return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: b.dec.InputOffset() - int64(back), Problem: problem}
+	return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: b.offset() - int64(back), Problem: problem}
 }
 
 // somethingElse is the error for a resource of a type that was not expected.
@@ -228,12 +249,12 @@ func (b *body) fail(err error) error {
 	}
 	var s *jsontext.SyntacticError
 	if !errors.As(err, &s) {
-		return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: b.dec.InputOffset(), Problem: "not JSON"}
+		return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: b.offset(), Problem: "not JSON"}
 	}
 	// jsontext gives up at 10,000 levels, with an error of no type; a place
 	// that deep is beyond our own limit in any case.
 	if strings.Count(string(s.JSONPointer), "/") > b.lim.Depth+8 {
 		return b.tooDeep()
 	}
-	return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: s.ByteOffset, Problem: syntaxProblem(err)}
+	return &BodyError{Kind: ErrMalformed, Want: b.want, Offset: b.before + s.ByteOffset, Problem: syntaxProblem(err)}
 }

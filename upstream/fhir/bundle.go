@@ -33,11 +33,14 @@ type bundleScan struct {
 	*body
 	visit  func(*Entry) error
 	page   Page
-	typ    string // resourceType
-	issues []byte // raw value of issue: it may be an OperationOutcome
-	inside int64  // bytes of the array of entries
+	typ    string   // resourceType
+	issues []byte   // raw value of issue: it may be an OperationOutcome
+	names  []string // of the members met
+	inside int64    // bytes of the array of entries
+	fast   strict
 	entry  Entry
-	text   []byte // scratch for strings of an entry
+	line   []byte // the resource of entry, where white space had to go
+	texts  texts
 }
 
 func (s *bundleScan) run() error {
@@ -55,6 +58,7 @@ func (s *bundleScan) run() error {
 
 // member reads one member of the Bundle.
 func (s *bundleScan) member(name string) (err error) {
+	s.names = append(s.names, name)
 	switch name {
 	case "resourceType":
 		s.typ, err = s.string(name)
@@ -75,7 +79,7 @@ func (s *bundleScan) member(name string) (err error) {
 	default:
 		err = s.skip()
 	}
-	if err == nil && s.dec.InputOffset()-s.inside > s.lim.ResourceBytes {
+	if err == nil && s.offset()-s.inside > s.lim.ResourceBytes {
 		return &BodyError{Kind: ErrTooLarge, Want: s.want, Limit: "bytes outside entries", Max: s.lim.ResourceBytes}
 	}
 	return err
@@ -139,10 +143,18 @@ func (s *bundleScan) link(c *cursor) {
 	}
 }
 
-// entries reads the array of entries. Only one is in memory at a time.
+// entries reads the array of entries. Only one is in memory at a time, and what
+// was read ahead.
 func (s *bundleScan) entries() error {
-	start := s.dec.InputOffset()
-	err := s.array("entry", func() error {
+	start := s.offset()
+	some, err := s.openArray("entry")
+	if err != nil || !some {
+		return err
+	}
+	if err := s.fastEntries(); err != nil {
+		return err
+	}
+	err = s.elements(func() error {
 		v, err := s.value()
 		if err != nil {
 			return err
@@ -153,6 +165,6 @@ func (s *bundleScan) entries() error {
 		}
 		return s.visit(&s.entry)
 	})
-	s.inside += s.dec.InputOffset() - start
+	s.inside += s.offset() - start
 	return err
 }

@@ -5,7 +5,7 @@ package fhir
 type Entry struct {
 	FullURL  string        // "" if absent
 	Mode     string        // search.mode: match, include, outcome; "" if absent
-	Resource []byte        // raw JSON of the resource; nil if absent, as for deletions in a history
+	Resource []byte        // JSON of the resource, without white space between tokens; nil if absent, as for deletions in a history
 	Header   Header        // read from Resource
 	Request  EntryRequest  // in a history: what was done
 	Response EntryResponse // in a history: what came of it
@@ -38,20 +38,27 @@ type rawEntry struct {
 func (e *rawEntry) read(c *cursor) {
 	c.object("an entry")
 	for name, ok := c.member(); ok; name, ok = c.member() {
-		switch string(name) {
-		case "resource":
+		if string(name) == "resource" {
 			e.readResource(c)
-		case "fullUrl":
-			e.fullURL = c.optionalText("fullUrl")
-		case "search":
-			e.readSearch(c)
-		case "request":
-			e.readRequest(c)
-		case "response":
-			e.readResponse(c)
-		default:
-			c.value()
+		} else {
+			e.member(string(name), c)
 		}
+	}
+}
+
+// member steps over the value of a member other than resource.
+func (e *rawEntry) member(name string, c *cursor) {
+	switch name {
+	case "fullUrl":
+		e.fullURL = c.optionalText("fullUrl")
+	case "search":
+		e.readSearch(c)
+	case "request":
+		e.readRequest(c)
+	case "response":
+		e.readResponse(c)
+	default:
+		c.value()
 	}
 }
 
@@ -120,39 +127,34 @@ func (s *bundleScan) readEntry(v []byte) error {
 	if e.deep > s.lim.Depth {
 		return s.tooDeep()
 	}
-	s.keep(&e)
-	return nil
+	return s.keep(&e, true)
 }
 
-// keep copies e to s.entry. The id, which callers hold on to, has a string of
-// its own; the rest shares one. What repeats from entry to entry is not copied
-// again.
-func (s *bundleScan) keep(e *rawEntry) {
+// keep copies e to s.entry, without the white space in its resource if there
+// may be some. The id, which callers hold on to, has a string of its own. What
+// repeats from entry to entry is not copied again.
+func (s *bundleScan) keep(e *rawEntry, spaced bool) (err error) {
 	t := &s.entry
 	t.Resource = e.resource
+	if spaced && e.resource != nil {
+		if s.line, err = AppendLine(s.line[:0], e.resource); err != nil {
+			return err
+		}
+		t.Resource = s.line[:len(s.line)-1]
+	}
 	t.Mode = again(t.Mode, e.mode)
 	t.Header.Type = again(t.Header.Type, e.header.typ)
 	t.Header.ID = again(t.Header.ID, e.header.id)
 	t.Request.Method = again(t.Request.Method, e.method)
 	t.Response.Status = again(t.Response.Status, e.status)
 
-	s.text = append(s.text[:0], e.fullURL...)
-	s.text = append(s.text, e.header.version...)
-	s.text = append(s.text, e.header.updated...)
-	s.text = append(s.text, e.url...)
-	s.text = append(s.text, e.lastModified...)
-	s.text = append(s.text, e.etag...)
-	all := string(s.text)
-	next := func(b []byte) (part string) {
-		part, all = all[:len(b)], all[len(b):]
-		return part
-	}
-	t.FullURL = next(e.fullURL)
-	t.Header.VersionID = next(e.header.version)
-	t.Header.LastUpdated = next(e.header.updated)
-	t.Request.URL = next(e.url)
-	t.Response.LastModified = next(e.lastModified)
-	t.Response.ETag = next(e.etag)
+	t.FullURL = s.texts.add(e.fullURL)
+	t.Header.VersionID = s.texts.add(e.header.version)
+	t.Header.LastUpdated = s.texts.add(e.header.updated)
+	t.Request.URL = s.texts.add(e.url)
+	t.Response.LastModified = s.texts.add(e.lastModified)
+	t.Response.ETag = s.texts.add(e.etag)
+	return nil
 }
 
 // again returns b as a string, and the former one if it is the same.

@@ -112,7 +112,7 @@ func TestReadResource(t *testing.T) {
 		name, in, want string
 		kind           error
 	}{
-		{name: "a resource", in: "\xef\xbb\xbf \n" + `{"resourceType":"Patient","id":"a", "x":1.10}` + "\n", want: `{"resourceType":"Patient","id":"a", "x":1.10}`},
+		{name: "a resource", in: "\xef\xbb\xbf \n" + `{"resourceType":"Patient","id":"a", "x":1.10}` + "\n", want: `{"resourceType":"Patient","id":"a","x":1.10}`},
 		{name: "an OperationOutcome is one", in: `{"resourceType":"OperationOutcome"}`, want: `{"resourceType":"OperationOutcome"}`},
 		{name: "empty", in: ``, kind: ErrTruncated},
 		{name: "cut", in: `{"resourceType":"Patient"`, kind: ErrTruncated},

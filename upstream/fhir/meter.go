@@ -95,6 +95,9 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, m.end(err)
 }
 
+// room is how many bytes may be read ahead: as many as surely bring no error.
+func (m *meter) room() int64 { return m.mark + m.lim.ResourceBytes + readAhead - m.n }
+
 // begin reads the first three bytes and drops them if they are a byte
 // order mark.
 func (m *meter) begin() error {

@@ -1,10 +1,13 @@
 package fhir
 
-import "io"
+import (
+	"bytes"
+	"io"
+)
 
 // ReadResource reads exactly one resource from r, of whatever type, and
-// returns its bytes as sent, without a byte order mark or the white space
-// around it. The limits are those of a page. Errors are those of ScanBundle,
+// returns its bytes as sent, without a byte order mark and without the white
+// space around it and between its tokens. The limits are those of a page. Errors are those of ScanBundle,
 // with ErrNotResource for a body that is no FHIR resource; an OperationOutcome
 // is one.
 func ReadResource(r io.Reader, lim ScanLimits) ([]byte, Header, error) {
@@ -29,7 +32,12 @@ func ReadResource(r io.Reader, lim ScanLimits) ([]byte, Header, error) {
 	case len(h.typ) == 0:
 		return nil, Header{}, &BodyError{Kind: ErrNotResource, Want: b.want, Got: describeType("")}
 	}
-	resource, header := append([]byte(nil), v...), h.header()
+	header := h.header()
+	resource, err := AppendLine(nil, v)
+	if err != nil {
+		return nil, Header{}, err
+	}
+	resource = bytes.TrimSuffix(resource, []byte{'\n'})
 	if err := b.finish(); err != nil {
 		return nil, Header{}, err
 	}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// A bench is what the flags say, and the report that grows.
+type bench struct {
+	bin, into             string
+	resources, rounds     int
+	concurrency           int
+	withHAPI, withNative  bool
+	spillway, fakeProgram string
+	report                report
+}
+
+func run(ctx context.Context, args []string) error {
+	var b bench
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&b.bin, "bin", "", "`folder` of the programs spillway and fakefhir")
+	flags.StringVar(&b.into, "into", "", "`folder` for README.md and plot.svg; none: print only")
+	flags.IntVar(&b.resources, "resources", 1_000_000, "`number` of Observations; a tenth of it is measured, too")
+	flags.IntVar(&b.rounds, "rounds", 3, "`number` of runs of which the median is told")
+	flags.IntVar(&b.concurrency, "concurrency", 2, "`number` of requests at once")
+	flags.BoolVar(&b.withHAPI, "hapi", false, "measure before HAPI, too (Java and Maven)")
+	flags.BoolVar(&b.withNative, "native", false, "with -hapi: HAPI's own $export, too (minutes)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	b.spillway, b.fakeProgram = filepath.Join(b.bin, "spillway"), filepath.Join(b.bin, "fakefhir")
+	steps := []func(context.Context) error{b.small, b.large, b.slow, b.allocations}
+	if b.withHAPI {
+		steps = append(steps, b.hapi)
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if b.into == "" {
+		return nil
+	}
+	return b.report.write(b.into)
+}
+
+func (b *bench) fake(ctx context.Context, n int) (*server, error) {
+	return start(ctx, "", b.fakeProgram, "-bulk", strconv.Itoa(n))
+}
+
+// exports runs rounds exports and returns them, the one of the median CPU first.
+func (b *bench) exports(ctx context.Context, base string, args ...string) ([]export, error) {
+	var all []export
+	for range b.rounds {
+		e, err := runExport(ctx, b.spillway, base, true, append([]string{"--concurrency", strconv.Itoa(b.concurrency)}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(x, y export) int { return cmp.Compare(x.cpu, y.cpu) })
+	m := len(all) / 2
+	all[0], all[m] = all[m], all[0]
+	return all, nil
+}
+
+// small measures a tenth of the resources, for the memory.
+func (b *bench) small(ctx context.Context) error {
+	s, err := b.fake(ctx, b.resources/10)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	all, err := b.exports(ctx, s.url)
+	if err != nil {
+		return err
+	}
+	b.report.rssSmall = median(all, func(e export) float64 { return float64(e.rss) })
+	return nil
+}
+
+// large measures all of them, and the yardstick in turn with the exports.
+func (b *bench) large(ctx context.Context) error {
+	s, err := b.fake(ctx, b.resources)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	var ratios []float64
+	var raws, plain []export
+	for range b.rounds {
+		wall, err := rawFetch(ctx, s.url, b.resources, b.concurrency)
+		if err != nil {
+			return err
+		}
+		e, err := runExport(ctx, b.spillway, s.url, true, "--concurrency", strconv.Itoa(b.concurrency))
+		if err != nil {
+			return err
+		}
+		if e.lines != int64(b.resources) {
+			return fmt.Errorf("the export has %d of %d resources", e.lines, b.resources)
+		}
+		raws, plain = append(raws, export{wall: wall}), append(plain, e)
+		ratios = append(ratios, wall.Seconds()/e.wall.Seconds())
+	}
+	zipped, err := b.exports(ctx, s.url, "--gzip")
+	if err != nil {
+		return err
+	}
+	n := float64(b.resources)
+	r := &b.report
+	perResource := func(e export) float64 { return e.cpu.Seconds() * 1e6 / n }
+	rate := func(e export) float64 { return n / e.wall.Seconds() }
+	rss := func(e export) float64 { return float64(e.rss) }
+	slices.Sort(ratios)
+	r.add("raw fetch of the same pages", "resources/s", "%.0f", "", spread(raws, rate)...)
+	r.add("export", "resources/s", "%.0f", "", spread(plain, rate)...)
+	r.add("export, files compressed", "resources/s", "%.0f", "", spread(zipped, rate)...)
+	r.add("export against the raw fetch, same round", "ratio", "%.2f", "at least 0.85", ratios...)
+	r.add("CPU", "µs a resource", "%.1f", "at most 6", spread(plain, perResource)...)
+	r.add("CPU, files compressed", "µs a resource", "%.1f", "", spread(zipped, perResource)...)
+	r.add(fmt.Sprintf("peak memory at %d resources", b.resources), "MB", "%.1f", "under 150", scale(spread(plain, rss), 1e-6)...)
+	r.add(fmt.Sprintf("peak memory against that at %d", b.resources/10), "ratio", "%.2f", "at most 1.1", scale(spread(plain, rss), 1/r.rssSmall)...)
+	r.add("requests beyond the pages", "per 10⁶ resources", "%.0f", "at most 400", spread(plain, func(e export) float64 { return float64(e.beyond) * 1e6 / n })...)
+	r.add("from start to the first page", "share of the export", "%.3f", "", spread(plain, func(e export) float64 { return e.planning.Seconds() / e.wall.Seconds() })...)
+	r.add("from the last page to the manifest", "s", "%.2f", "under 1", spread(plain, func(e export) float64 { return e.tail.Seconds() })...)
+	return b.download(ctx, s.url)
+}
+
+// A server that is not on the same two cores: it takes its time, but no CPU.
+const (
+	slowAnswer = 50 * time.Millisecond
+	slowAtOnce = 8
+)
+
+// slow measures how much of the time of an upstream that takes its time is used.
+func (b *bench) slow(ctx context.Context) error {
+	s, err := start(ctx, "", b.fakeProgram, "-bulk", strconv.Itoa(b.resources), "-latency", slowAnswer.String())
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	var ratios []float64
+	for range b.rounds {
+		wall, err := rawFetch(ctx, s.url, b.resources, slowAtOnce)
+		if err != nil {
+			return err
+		}
+		e, err := runExport(ctx, b.spillway, s.url, false, "--concurrency", strconv.Itoa(slowAtOnce))
+		if err != nil {
+			return err
+		}
+		ratios = append(ratios, wall.Seconds()/e.wall.Seconds())
+	}
+	slices.Sort(ratios)
+	b.report.add(fmt.Sprintf("the same where an answer takes %v, %d at once", slowAnswer, slowAtOnce), "ratio", "%.2f", "at least 0.85", ratios...)
+	return nil
+}
+
+// allocations runs the Go benchmark of the read path.
+func (b *bench) allocations(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "ScanBundle$", "-benchmem", "./upstream/fhir")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test: %w\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if i := slices.Index(f, "allocs/op"); i > 0 {
+			n, err := strconv.ParseFloat(f[i-1], 64)
+			if err != nil {
+				return err
+			}
+			b.report.add("allocations of the scanner", "per resource", "%.2f", "", n/1000)
+		}
+	}
+	return nil
+}
+
+func spread[T any](all []T, f func(T) float64) []float64 {
+	var v []float64
+	for _, one := range all {
+		v = append(v, f(one))
+	}
+	slices.Sort(v)
+	return v
+}
+
+func median[T any](all []T, f func(T) float64) float64 {
+	v := spread(all, f)
+	return v[len(v)/2]
+}
+
+func scale(v []float64, by float64) []float64 {
+	for i := range v {
+		v[i] *= by
+	}
+	return v
+}
+
+func seconds(d time.Duration) float64 { return d.Seconds() }
