@@ -8,8 +8,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// ErrUncheckable: a query has a parameter that is not evaluated here, so that
-// nobody but the upstream knows whether a resource is one that it finds.
+// ErrUncheckable says that a query has a parameter that is not evaluated here,
+// so that nobody but the upstream knows whether a resource is one that it finds.
 var ErrUncheckable = errors.New("scope: the query cannot be evaluated")
 
 // kind is what a search parameter looks at.

@@ -10,8 +10,8 @@ import (
 // maxSearches bounds the searches that one type takes.
 const maxSearches = 100
 
-// ErrTooManySearches: the scopes and the filters of a request multiply to more
-// searches than are made for one type.
+// ErrTooManySearches says that the scopes and the filters of a request multiply
+// to more searches than are made for one type.
 var ErrTooManySearches = errors.New("scope: scopes and filters make too many searches")
 
 // A RefusedError names the types that a client asked for and may not read.
