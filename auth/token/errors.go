@@ -23,6 +23,7 @@ const (
 	ErrClient       Refused = "client"        // unknown or disabled
 	ErrKeySetURL    Refused = "jku"           // not the registered address of the keys
 	ErrKeyNotFound  Refused = "key"           // no key of this id and type
+	ErrKeysAway     Refused = "keys away"     // the client's own keys are out of reach
 	ErrKeyAmbiguous Refused = "ambiguous key" // several keys of this id and type
 	ErrSignature    Refused = "signature"
 	ErrReplayed     Refused = "replayed"
