@@ -131,12 +131,26 @@ func newSigningKey(private crypto.Signer, id string, a Algorithm) (*SigningKey, 
 // Sign returns a token of this header type with the claims as its payload,
 // which must encode as a JSON object.
 func (k *SigningKey) Sign(typ string, claims any) (string, error) {
+	return k.sign(map[string]any{"kid": k.public.id, "typ": typ}, claims)
+}
+
+// SignAssertion returns a token for authenticating as a client. keySetURL is
+// where the keys of the client are published; empty: it is not stated.
+func (k *SigningKey) SignAssertion(keySetURL string, claims any) (string, error) {
+	header := map[string]any{"kid": k.public.id, "typ": "JWT"}
+	if keySetURL != "" {
+		header["jku"] = keySetURL
+	}
+	return k.sign(header, claims)
+}
+
+func (k *SigningKey) sign(header map[string]any, claims any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", fmt.Errorf("token: claims: %w", err)
 	}
 	h := jws.NewHeaders()
-	for name, value := range map[string]any{"kid": k.public.id, "typ": typ} {
+	for name, value := range header {
 		if err := h.Set(name, value); err != nil {
 			return "", fmt.Errorf("token: header: %w", err)
 		}
