@@ -29,7 +29,7 @@ type Source interface {
 // Source: RFC 9110, 5.1 and 5.5.
 var (
 	headerName  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-	headerValue = regexp.MustCompile("^[\\x21-\\x7e\\x80-\\x{10ffff}](?:[\\t\\x20-\\x7e\\x80-\\x{10ffff}]*[\\x21-\\x7e\\x80-\\x{10ffff}])?$")
+	headerValue = regexp.MustCompile(`^[\x21-\x7e\x80-\x{10ffff}](?:[\t\x20-\x7e\x80-\x{10ffff}]*[\x21-\x7e\x80-\x{10ffff}])?$`)
 )
 
 // A fixed credential is a header that does not change.
