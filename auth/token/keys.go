@@ -21,8 +21,7 @@ const (
 	maxRSABits     = 8192 // beyond it a signature costs us more than it costs its sender
 	minRSAExponent = 65537
 
-	maxNumberBytes   = 1400 // of a number in base64url: 8192 bits and a little
-	maxExponentBytes = 6    // 32 bits
+	maxExponentBytes = 6 // in base64url: 32 bits
 )
 
 // Keys finds the key that a token says it was signed with.
@@ -194,7 +193,7 @@ func material(o object, names []string) (crypto.PublicKey, bool) {
 	bare := []byte{'{'}
 	for i, name := range names {
 		text, ok := o.text(name)
-		if !ok || text == "" || len(text) > maxNumberBytes || name == "e" && len(text) > maxExponentBytes {
+		if !ok || text == "" || name == "e" && len(text) > maxExponentBytes {
 			return nil, false
 		}
 		if i > 0 {

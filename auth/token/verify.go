@@ -193,7 +193,8 @@ func (p *AccessPolicy) Verify(ctx context.Context, compact string, now time.Time
 	if err := within(c, now, p.Skew); err != nil {
 		return c, err
 	}
-	if p.MaxAge > 0 && (c.IssuedAt.IsZero() || !c.IssuedAt.After(now.Add(-p.MaxAge-p.Skew))) {
+	// One that does not say when it was issued is as old as can be.
+	if p.MaxAge > 0 && !c.IssuedAt.After(now.Add(-p.MaxAge-p.Skew)) {
 		return c, ErrLifetime
 	}
 	return c, nil
