@@ -8,6 +8,7 @@
 //	Grant.Covers      may this token still see what that snapshot let an export read?
 //	Access.Searches   with the filters of a request → the searches to make
 //	Access.Admits     is this resource one that may be read?
+//	Interact          any other request → what it does; Grant.Permits says whether it may
 //
 // An export searches and returns what it finds, so it needs both r and s. The
 // zero value of everything here permits nothing.
