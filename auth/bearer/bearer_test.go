@@ -1,6 +1,12 @@
 package bearer
 
 import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -335,6 +341,83 @@ func TestIntrospectionAway(t *testing.T) {
 	g.Wait()
 	if i.Ready(t.Context()) != nil {
 		t.Error("not ready again")
+	}
+}
+
+// TestBoundTokens: a token that is bound to a certificate is worth nothing
+// without it, and one that is bound to something else is worth nothing here.
+func TestBoundTokens(t *testing.T) {
+	server := newIssuer(t)
+	mine, other := &x509.Certificate{Raw: []byte("mine")}, &x509.Certificate{Raw: []byte("other")}
+	sum := sha256.Sum256(mine.Raw)
+	thumbprint := base64.RawURLEncoding.EncodeToString(sum[:])
+	j, err := NewJWT(JWTConfig{Issuer: server.URL, Audiences: []string{audience1}, JWKSURL: server.URL + "/jwks", Client: client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		cnf  any
+		cert *x509.Certificate
+		ok   bool
+	}{
+		"OK":             {map[string]any{"x5t#S256": thumbprint}, mine, true},
+		"no certificate": {map[string]any{"x5t#S256": thumbprint}, nil, false},
+		"another":        {map[string]any{"x5t#S256": thumbprint}, other, false},
+		"DPoP":           {map[string]any{"jkt": thumbprint}, mine, false},
+		"both":           {map[string]any{"jkt": thumbprint, "x5t#S256": thumbprint}, mine, false},
+		"empty":          {map[string]any{}, mine, false},
+		"number":         {map[string]any{"x5t#S256": 1}, nil, false},
+		"no object":      {"x", mine, false},
+	} {
+		r := httptest.NewRequest(http.MethodGet, audience1, nil)
+		r.TLS = nil
+		if tt.cert != nil {
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{tt.cert}}
+		}
+		r.Header.Set("Authorization", "Bearer "+server.sign(t, map[string]any{"cnf": tt.cnf}))
+		if _, err := j.Authenticate(r); (err == nil) != tt.ok || err != nil && !errors.Is(err, auth.ErrBadCredential) {
+			t.Errorf("%s, signed: %v", name, err)
+		}
+		cnf, err := json.Marshal(tt.cnf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "no object" {
+			continue // no introspection at all
+		}
+		server.on("/i", body(`{"active":true,"client_id":"c1","cnf":%s}`, cnf))
+		i, err := NewIntrospection(IntrospectionConfig{Endpoint: server.URL + "/i", Credential: Basic("a", "b"), Client: client()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // asked, and remembered
+			if _, err := i.Authenticate(r); (err == nil) != tt.ok || err != nil && !errors.Is(err, auth.ErrBadCredential) {
+				t.Errorf("%s, introspected: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestPrivateKeyJWT(t *testing.T) {
+	server := newIssuer(t)
+	key := token.NewSigningKey()
+	assertions := token.NewAssertions(token.AssertionPolicy{
+		Algorithms: []token.Algorithm{token.ES384}, Audiences: []string{"https://as/token"},
+		Client: func(id string) (token.Registration, bool) {
+			return token.Registration{Keys: token.PublicKeys(key)}, id == "gw"
+		},
+		Seen: func(context.Context, string, time.Time) (bool, error) { return false, nil },
+	})
+	server.on("/i", func(w http.ResponseWriter, r *http.Request) {
+		_, err := assertions.Verify(r.Context(), r.PostFormValue("client_assertion"), time.Now())
+		_, _ = fmt.Fprintf(w, `{"active":%v,"client_id":"c1"}`, err == nil && r.PostFormValue("token") == "abc")
+	})
+	i, err := NewIntrospection(IntrospectionConfig{Endpoint: server.URL + "/i", Credential: PrivateKeyJWT("gw", "https://as/token", key), Client: client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := show(t, i, "abc"); err != nil || p.ClientID != "c1" {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package bearer
 import (
 	"container/list"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -43,6 +44,25 @@ func Basic(id, secret string) Credential {
 	value := r.Header.Get("Authorization")
 	return func(_ context.Context, _ url.Values, h http.Header) error {
 		h.Set("Authorization", value)
+		return nil
+	}
+}
+
+// PrivateKeyJWT authenticates with an assertion that our key signs. audience
+// is how the server calls itself in aud, usually its token endpoint.
+// Source: RFC 7523, 2.2.
+func PrivateKeyJWT(id, audience string, key *token.SigningKey) Credential {
+	return func(_ context.Context, form url.Values, _ http.Header) error {
+		now := time.Now()
+		assertion, err := key.SignAssertion("", map[string]any{
+			"iss": id, "sub": id, "aud": audience, "iat": now.Unix(), "exp": now.Add(4 * time.Minute).Unix(), "jti": rand.Text(),
+		})
+		if err != nil {
+			return err
+		}
+		form.Set("client_id", id)
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		form.Set("client_assertion", assertion)
 		return nil
 	}
 }
@@ -88,8 +108,18 @@ type key [sha256.Size]byte
 type entry struct {
 	key       key
 	principal auth.Principal // of a token that is accepted
-	err       error          // why another is not
+	bound     bool           // to certificate, or to nothing that can be confirmed
+	cert      string
+	err       error // why another is not
 	until     time.Time
+}
+
+// of returns what the entry says of a request with its token.
+func (e *entry) of(r *http.Request) (auth.Principal, error) {
+	if e.err == nil && e.bound && !confirmed(r, e.cert) {
+		return auth.Principal{}, errBound
+	}
+	return e.principal, e.err
 }
 
 // NewIntrospection returns an Authenticator. It asks nobody yet.
@@ -139,7 +169,7 @@ func (i *Introspection) Authenticate(r *http.Request) (auth.Principal, error) {
 	}
 	k := key(sha256.Sum256([]byte(opaque)))
 	if e := i.remembered(k); e != nil {
-		return e.principal, e.err
+		return e.of(r)
 	}
 	ctx := r.Context()
 	flight := i.flights.DoChan(string(k[:]), func() (any, error) {
@@ -155,8 +185,7 @@ func (i *Introspection) Authenticate(r *http.Request) (auth.Principal, error) {
 		if got.Err != nil {
 			return auth.Principal{}, fmt.Errorf("%w: introspection: %w", auth.ErrUnavailable, got.Err)
 		}
-		e := got.Val.(*entry)
-		return e.principal, e.err
+		return got.Val.(*entry).of(r)
 	case <-ctx.Done():
 		return auth.Principal{}, fmt.Errorf("%w: %w", auth.ErrUnavailable, ctx.Err())
 	}
@@ -227,6 +256,8 @@ type answer struct {
 	Audience jsontext.Value `json:"aud"`
 	Expires  int64          `json:"exp"` // seconds since 1970; 0: not stated
 	NotUntil int64          `json:"nbf"`
+
+	Confirmation map[string]jsontext.Value `json:"cnf"`
 }
 
 func (i *Introspection) request(ctx context.Context, opaque string) (*answer, error) {
@@ -284,6 +315,12 @@ func (i *Introspection) judge(a *answer, now time.Time) *entry {
 	}}
 	if !expires.IsZero() && expires.Before(e.until) {
 		e.until = expires
+	}
+	if a.Confirmation != nil {
+		e.bound = true
+		if len(a.Confirmation) == 1 {
+			_ = json.Unmarshal(a.Confirmation["x5t#S256"], &e.cert) // else nothing confirms it
+		}
 	}
 	if e.principal.Issuer == "" {
 		e.principal.Issuer = i.c.Issuer

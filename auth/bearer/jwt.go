@@ -2,6 +2,8 @@ package bearer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -130,6 +132,9 @@ func (j *JWT) Authenticate(r *http.Request) (auth.Principal, error) {
 	if err != nil {
 		return auth.Principal{}, err
 	}
+	if certificate, bound := claims.Confirmation(); bound && !confirmed(r, certificate) {
+		return auth.Principal{}, errBound
+	}
 	p := auth.Principal{Issuer: claims.Issuer, TokenID: claims.ID, Expires: claims.Expires}
 	for _, name := range j.client {
 		if p.ClientID, _ = claims.Text(name); p.ClientID != "" {
@@ -147,6 +152,19 @@ func (j *JWT) Authenticate(r *http.Request) (auth.Principal, error) {
 		}
 	}
 	return p, nil
+}
+
+// errBound says that a token came from somebody else than it was made for.
+var errBound = fmt.Errorf("%w: bound to another sender", auth.ErrBadCredential)
+
+// confirmed reports whether a request came over a connection with this
+// certificate. A token that is bound to anything else cannot be confirmed.
+func confirmed(r *http.Request, certificate string) bool {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return false
+	}
+	sum := sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
+	return certificate == base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // granted is what a list of scopes grants. A list that cannot be understood

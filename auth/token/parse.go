@@ -84,6 +84,22 @@ func (c Claims) Texts(name string) ([]string, bool) { return c.all.texts(name) }
 // Has reports whether any of the claims is stated.
 func (c Claims) Has(names ...string) bool { return c.all.has(names...) }
 
+// Confirmation returns the certificate that the token is bound to, as the
+// SHA-256 of it in base64url. bound without a certificate: the token is bound
+// to something else.
+// Source: RFC 8705, 3.1.
+func (c Claims) Confirmation() (certificate string, bound bool) {
+	if !c.Has("cnf") {
+		return "", false
+	}
+	o, err := readObject(c.all["cnf"])
+	if err != nil || len(o) != 1 {
+		return "", true
+	}
+	certificate, _ = o.text("x5t#S256")
+	return certificate, true
+}
+
 var compactForm = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 
 // Parse reads a token in the compact serialisation, signed with one of the
