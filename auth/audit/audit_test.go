@@ -370,6 +370,75 @@ func TestSinkHangs(t *testing.T) {
 	}
 }
 
+// A half writes the first half of what it is given, and fails.
+type half struct {
+	handle
+	cannotUndo bool
+}
+
+func (h half) Write(b []byte) (int, error) {
+	n, _ := h.handle.Write(b[:len(b)/2])
+	return n, errors.New("no space left")
+}
+
+func (h half) Truncate(size int64) error {
+	if h.cannotUndo {
+		return errors.New("i/o error")
+	}
+	return h.handle.Truncate(size)
+}
+
+// TestHalfAnEventIsTakenBack: a disk that is full in the middle of a line
+// leaves nothing of it, even if it can be cut off only later.
+func TestHalfAnEventIsTakenBack(t *testing.T) {
+	for _, cannotUndo := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "audit")
+		file := openFile(t, path)
+		l := openLog(t, Options{Sinks: []Sink{file}})
+		record(t, l, 1)
+		whole := file.file
+		file.file = half{whole, cannotUndo}
+		if err := l.Record(t.Context(), Event{Kind: KindDownload, Outcome: OutcomeBegun}); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+		if !cannotUndo {
+			file.file = whole
+			if _, err := check(t, nil, path); err != nil {
+				t.Errorf("before the next event: %v", err)
+			}
+		}
+		record(t, l, 1)
+		shut(t, l)
+		if v, err := check(t, nil, path); err != nil || v.Events != 2 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	}
+}
+
+// TestLinesOfOtherRecords have right hashes of their own and are in the wrong
+// place.
+func TestLinesOfOtherRecords(t *testing.T) {
+	var a, b bytes.Buffer
+	for _, out := range []*bytes.Buffer{&a, &b} {
+		record(t, openLog(t, Options{Sinks: []Sink{NewStream(out)}}), 3)
+	}
+	ours, theirs := strings.SplitAfter(a.String(), "\n"), strings.SplitAfter(b.String(), "\n")
+	if err := (&Verifier{}).Verify(strings.NewReader(ours[0] + theirs[1])); err == nil {
+		t.Error("a line of another record passes")
+	}
+	first, err := readLine([]byte(strings.TrimSpace(ours[0])), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(line{Sequence: 3, Previous: first.hash, Process: "gw-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Verifier{}).Verify(strings.NewReader(ours[0] + string(seal(body, hashOf(body, nil))) + "\n")); err == nil {
+		t.Error("a gap in the numbers passes")
+	}
+}
+
 // TestManyAtOnce: events that come together share a sync, and none is lost.
 func TestManyAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit")

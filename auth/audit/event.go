@@ -69,6 +69,7 @@ type Event struct {
 	Issuer      string `json:"issuer,omitempty"`
 	TokenID     string `json:"tokenId,omitempty"`     // jti of the access token
 	AssertionID string `json:"assertionId,omitempty"` // jti of the client's assertion
+	KeyID       string `json:"keyId,omitempty"`       // kid of that assertion
 	Scope       string `json:"scope,omitempty"`       // as granted
 	Purpose     string `json:"purpose,omitempty"`     // of the client, by the configuration
 	Address     string `json:"address,omitempty"`     // IP, as it reached us

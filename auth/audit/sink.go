@@ -18,10 +18,18 @@ const maxLine = 256 << 10
 // moved away or deleted is made anew.
 type File struct {
 	path string
-	file *os.File
+	file handle
 	size int64 // what is known to be whole
 	last []byte
 	torn int64
+}
+
+// A handle is what a File needs of an *os.File.
+type handle interface {
+	io.WriteCloser
+	Sync() error
+	Truncate(size int64) error
+	Stat() (fs.FileInfo, error)
 }
 
 // OpenFile opens a file to append to, readable and writable by its owner

@@ -295,7 +295,8 @@ func TestIntrospectionRemembers(t *testing.T) {
 	}
 	asked("t9", 0, "the last of them")
 	asked("t0", 1, "the first of them")
-	if _, err := show(t, i, strings.Repeat("a", 20000)); !errors.Is(err, auth.ErrBadCredential) {
+	before := server.asked.Load()
+	if _, err := show(t, i, strings.Repeat("a", 20000)); !errors.Is(err, auth.ErrBadCredential) || server.asked.Load() != before {
 		t.Errorf("20 kB: %v", err)
 	}
 }

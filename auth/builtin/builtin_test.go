@@ -178,7 +178,7 @@ func TestTokenIsGivenAndAccepted(t *testing.T) {
 		!p.Groups.Allows("7") || p.Groups.Allows("8") || !p.Grant.Allows("Patient", scope.Read|scope.Search).All || !p.Grant.Allows("Patient", scope.Delete).None() {
 		t.Errorf("%+v, %v", p, err)
 	}
-	want := Decision{Client: "c1", Granted: true, AssertionID: "n1", TokenID: p.TokenID, Scope: "system/*.read"}
+	want := Decision{Client: "c1", Granted: true, AssertionID: "n1", KeyID: s.keys["c1"].ID(), TokenID: p.TokenID, Scope: "system/*.read"}
 	if len(s.said) != 1 || s.said[0] != want {
 		t.Errorf("observed %+v, want %+v", s.said, want)
 	}
@@ -446,6 +446,13 @@ func TestAccessTokens(t *testing.T) {
 	if _, err := s.show(s.assertion("c1", map[string]any{"aud": base})); !errors.Is(err, auth.ErrBadCredential) {
 		t.Errorf("an assertion as an access token: %v", err)
 	}
+	forOther, err := s.config.Keys[0].Sign("JWT", map[string]any{"iss": base, "aud": base, "client_id": "c1", "scope": "system/*.rs", "exp": s.now().Add(time.Minute).Unix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.show(forOther); !errors.Is(err, token.ErrTokenType) {
+		t.Errorf("something else that our key has signed: %v", err)
+	}
 	r := httptest.NewRequest(http.MethodGet, base+"/$export?access_token="+compact, nil)
 	if _, err := s.Authenticate(r); !errors.Is(err, auth.ErrNoCredential) {
 		t.Errorf("in the query: %v", err)
@@ -516,6 +523,9 @@ func TestClientsAreReplaced(t *testing.T) {
 	}
 	if _, err := s.show(compact); !errors.Is(err, auth.ErrBadCredential) {
 		t.Errorf("disabled: %v", err)
+	}
+	if s.Enabled("c1") || s.Enabled("c9") || !s.Enabled("c2") {
+		t.Error("who is enabled is wrong")
 	}
 }
 

@@ -84,7 +84,7 @@ func (s *Server) TokenHandler() http.Handler {
 			p = busy(http.StatusServiceUnavailable, "internal", retryAfter)
 		}
 		if p != nil {
-			d = Decision{Client: d.Client, AssertionID: d.AssertionID, Reason: p.reason}
+			d = Decision{Client: d.Client, AssertionID: d.AssertionID, KeyID: d.KeyID, Reason: p.reason}
 		}
 		if s.c.Observe != nil {
 			if err := s.c.Observe(r, d); err != nil && p == nil {
@@ -134,7 +134,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, d *Decision) (*su
 	}
 	now := s.c.Now()
 	claims, err := s.assertions.Verify(r.Context(), form.Get("client_assertion"), now) // 2. authenticate
-	d.Client, d.AssertionID = claims.Issuer, claims.ID
+	d.Client, d.AssertionID, d.KeyID = claims.Issuer, claims.ID, claims.KeyID
 	var refused token.Refused
 	switch {
 	case errors.As(err, &refused):

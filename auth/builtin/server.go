@@ -48,6 +48,7 @@ type Decision struct {
 	Granted     bool
 	Reason      string // why not, in a word of a fixed set
 	AssertionID string // jti of the assertion, as stated
+	KeyID       string // kid of the assertion, as stated
 	TokenID     string // jti of the access token
 	Scope       string // as granted
 }
@@ -240,6 +241,13 @@ func (p published) Find(ctx context.Context, id string, a token.Algorithm) (toke
 func (s *Server) client(id string) (client, bool) {
 	c, ok := (*s.clients.Load())[id]
 	return c, ok && !c.disabled
+}
+
+// Enabled reports whether there is such a client and it is not disabled.
+// Exports of others must end.
+func (s *Server) Enabled(id string) bool {
+	_, ok := s.client(id)
+	return ok
 }
 
 // Configuration is the discovery document.

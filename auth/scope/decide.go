@@ -40,7 +40,7 @@ type Request struct {
 	// Types asked for. Empty: all that may be read.
 	Types []string
 	// Supported is what the upstream offers at the level of the export. It
-	// matters only if no Types are asked for.
+	// matters only if no Types are asked for, and not every type may be read.
 	Supported []string
 	// Group says that a Group is exported, which takes the right to read it.
 	Group bool
@@ -55,15 +55,29 @@ type Request struct {
 // A Snapshot is what an export may read, fixed when it was kicked off. The
 // zero value is nothing.
 type Snapshot struct {
-	// Types has an entry, which is not empty, for each type that may be read.
+	// All says that every type may be read whole, those included that the
+	// upstream will have one day.
+	All bool `json:"all,omitempty"`
+	// Types has an entry, which is not empty, for each type that may be read,
+	// if not All may.
 	Types map[string]Access `json:"types,omitempty"`
 }
 
 // Access returns what may be read of a type.
-func (s Snapshot) Access(typ string) Access { return s.Types[typ] }
+func (s Snapshot) Access(typ string) Access {
+	if s.All {
+		return Access{All: true}
+	}
+	return s.Types[typ]
+}
 
-// Names returns the types that may be read, sorted.
-func (s Snapshot) Names() []string { return slices.Sorted(maps.Keys(s.Types)) }
+// Names returns the types that may be read, sorted; or true if every one may.
+func (s Snapshot) Names() (types []string, all bool) {
+	if s.All {
+		return nil, true
+	}
+	return slices.Sorted(maps.Keys(s.Types)), false
+}
 
 // Decide says what an export may read. Types that were asked for and may not
 // be read are a *RefusedError, or, with Lenient, are returned beside the rest.
@@ -76,6 +90,9 @@ func (g Grant) Decide(r Request) (allowed Snapshot, refused []string, err error)
 	}
 	types := r.Types
 	if len(types) == 0 {
+		if g.everything || g.Allows("*", Read|Search).All {
+			return Snapshot{All: true}, nil, nil
+		}
 		types = r.Supported
 	}
 	allowed.Types = make(map[string]Access)
@@ -112,6 +129,9 @@ func (g Grant) readable(typ string, unchecked bool) Access {
 // Source: Bulk Data Access IG, "Security Considerations": scopes that cover
 // all resources exported.
 func (g Grant) Covers(s Snapshot) bool {
+	if s.All && !g.Allows("*", Read|Search).All {
+		return false
+	}
 	for typ, a := range s.Types {
 		if !g.Allows(typ, Read|Search).covers(a) {
 			return false

@@ -174,7 +174,7 @@ func TestDecide(t *testing.T) {
 		denied  string // what the challenge asks for; empty: not denied
 	}{
 		{name: "OKAsked", scopes: "system/*.read", request: Request{Types: []string{"Patient"}}, types: "Patient"},
-		{name: "OKAll", scopes: "system/*.read", request: Request{Supported: supported}, types: "Encounter Group Observation Patient"},
+		{name: "OKAll", scopes: "system/*.read", request: Request{Supported: supported}, types: "*"},
 		{name: "OKWithin", scopes: "system/Patient.rs system/Observation.rs", request: Request{Supported: supported}, types: "Observation Patient", refused: "Encounter Group"},
 		{name: "AskedBeyond", scopes: "system/Patient.rs", request: Request{Types: []string{"Patient", "Observation"}, Supported: supported}, denied: "system/Observation.rs"},
 		{name: "AskedBeyondTwo", scopes: "system/Patient.rs", request: Request{Types: []string{"Observation", "Encounter", "Observation"}}, denied: "system/Encounter.rs system/Observation.rs"},
@@ -182,7 +182,9 @@ func TestDecide(t *testing.T) {
 		{name: "LenientNothingLeft", scopes: "system/Patient.rs", request: Request{Types: []string{"Observation"}, Lenient: true, Supported: supported}, denied: "system/Observation.rs"},
 		{name: "NothingGranted", scopes: "", request: Request{Supported: supported}, denied: "system/*.rs"},
 		{name: "NothingGrantedLenient", scopes: "system/Patient.r", request: Request{Supported: supported, Lenient: true}, denied: "system/*.rs"},
-		{name: "NothingSupported", scopes: "system/*.rs", request: Request{}, denied: "system/*.rs"},
+		{name: "OKAllUnknown", scopes: "system/*.rs", request: Request{}, types: "*"},
+		{name: "OKAllLabelled", scopes: "system/*.rs?_security=N", request: Request{Supported: supported}, types: "Encounter Group Observation Patient"},
+		{name: "NothingSupported", scopes: "system/Patient.rs", request: Request{}, denied: "system/*.rs"},
 		{name: "OKGroup", scopes: "system/Group.rs system/Patient.rs", request: Request{Types: []string{"Patient"}, Group: true}, types: "Patient"},
 		{name: "GroupNotGranted", scopes: "system/Patient.rs", request: Request{Types: []string{"Patient"}, Group: true}, denied: "system/Group.rs"},
 		{name: "OKQuery", scopes: "system/Observation.rs?category=lab", request: Request{Types: []string{"Observation"}}, types: "Observation"},
@@ -202,7 +204,11 @@ func TestDecide(t *testing.T) {
 			if err != nil || tt.denied != "" {
 				t.Fatalf("got %v, want a denial of %q", err, tt.denied)
 			}
-			if got := strings.Join(s.Names(), " "); got != tt.types {
+			names, all := s.Names()
+			if all {
+				names = []string{"*"}
+			}
+			if got := strings.Join(names, " "); got != tt.types || all && !s.Access("Anything").All {
 				t.Errorf("allowed %q, want %q", got, tt.types)
 			}
 			if got := strings.Join(refused, " "); got != tt.refused {
@@ -245,6 +251,11 @@ func TestSnapshotsAreKept(t *testing.T) {
 		if grant(t, scopes).Covers(s) != want {
 			t.Errorf("%q covers: %v", scopes, !want)
 		}
+	}
+	everything, _, err := Everything().Decide(Request{})
+	if err != nil || !everything.All || !Everything().Covers(everything) || !grant(t, "system/*.rs").Covers(everything) ||
+		grant(t, "system/Patient.rs").Covers(everything) || grant(t, "system/*.rs?_security=N").Covers(everything) || (Grant{}).Covers(everything) {
+		t.Errorf("%+v, %v", everything, err)
 	}
 	for _, broken := range []string{`{}`, `null`, `{"types":{"Patient":{}}}`, `{"types":{"Patient":{"any":[[]]}}}`, `{"types":{"Patient":{"any":[null]}}}`} {
 		var s Snapshot

@@ -71,6 +71,7 @@ type Claims struct {
 	NotBefore time.Time // nbf
 	IssuedAt  time.Time // iat
 	ID        string    // jti
+	KeyID     string    // the header's kid, for the audit
 
 	all object
 }
@@ -129,6 +130,7 @@ func Parse(compact string, algorithms []Algorithm) (*Token, error) {
 	if err := t.Claims.read(decoded[1]); err != nil {
 		return nil, err
 	}
+	t.Claims.KeyID = t.KeyID
 	return t, nil
 }
 
