@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -274,14 +273,4 @@ func exactTree(raw []byte) any {
 		return nil
 	}
 	return tree
-}
-
-// lines splits text.
-func lines(text string) []string {
-	var found []string
-	s := bufio.NewScanner(strings.NewReader(text))
-	for s.Scan() {
-		found = append(found, s.Text())
-	}
-	return found
 }

@@ -6,7 +6,7 @@
 //	oracle_test.go       what the server holds, by crawling its own search
 //	compartment_test.go  which of it belongs to which patients
 //	compare_test.go      what an export holds, compared with what it must hold
-//	process_test.go      running spillway: export, serve, kill
+//	process_test.go      running spillway with test/process: export, serve, kill
 //	client_test.go       a bulk data client over HTTP
 //	proxy_test.go        a proxy before HAPI that spoils answers
 //

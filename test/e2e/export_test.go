@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"spillway/test/process"
 )
 
 func TestExportCommand(t *testing.T) {
@@ -88,14 +90,14 @@ func TestCheckCommand(t *testing.T) {
 			t.Errorf("nothing is said of %s:\n%s", want, r.stdout)
 		}
 	}
-	if r := spillway(t, "check", "--upstream", "http://"+freeAddress(t)+"/fhir"); r.code == 0 {
+	if r := spillway(t, "check", "--upstream", "http://"+process.FreeAddress(t)+"/fhir"); r.code == 0 {
 		t.Errorf("an upstream that is away passes the check:\n%s", r.stdout)
 	}
 }
 
 func TestExportCommandWithoutUpstream(t *testing.T) {
 	server.ready(t)
-	r := export(t, "--upstream", "http://"+freeAddress(t)+"/fhir", "--type", "Patient")
+	r := export(t, "--upstream", "http://"+process.FreeAddress(t)+"/fhir", "--type", "Patient")
 	r.mustExit(t, 1)
 	if strings.TrimSpace(r.stderr) == "" {
 		t.Error("nothing is said of the failure")

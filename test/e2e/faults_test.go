@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"spillway/test/process"
 )
 
 // outcome is how an export through a faulty server ended.
@@ -90,7 +92,7 @@ func TestFaults(t *testing.T) {
 				allowed = allowed || e == end
 			}
 			if !allowed {
-				t.Errorf("the export ended %q (%s), want one of %q\n%s", end, problem, f.ends, tail(r.stderr, 10))
+				t.Errorf("the export ended %q (%s), want one of %q\n%s", end, problem, f.ends, process.Tail(r.stderr, 10))
 			}
 			t.Logf("ended %s: %s", end, problem)
 			if f.after != nil {
@@ -116,7 +118,7 @@ func judge(t *testing.T, r run, want world, whole bool) (outcome, string) {
 		if strings.TrimSpace(r.stderr) == "" {
 			t.Error("a failed export says nothing")
 		}
-		return failed, tail(r.stderr, 1)
+		return failed, process.Tail(r.stderr, 1)
 	}
 	if r.code != 0 && r.code != 3 {
 		t.Fatalf("exit status %d\n%s", r.code, r.stderr)

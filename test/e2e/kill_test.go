@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"spillway/test/process"
 )
 
 const (
@@ -121,7 +123,7 @@ func TestServeSurvivesKills(t *testing.T) {
 	for range kills {
 		atWorkAgain(t, p, before)
 		time.Sleep(moment()) // a random moment to be killed at, nothing is waited for
-		g.kill()
+		g.program.Kill()
 		before = len(p.requests())
 		b.allow(allowance)
 		g.start(t, "/healthz") // while the brake holds its requests it may learn nothing
@@ -147,7 +149,7 @@ func TestExportCommandSurvivesKills(t *testing.T) {
 		b.allow(allowance)
 		before := len(p.requests())
 		var stderr strings.Builder
-		cmd := command(t.Context(), args...)
+		cmd := process.Command(t.Context(), binary, args...)
 		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -208,7 +210,7 @@ func TestExportCommandIsInterrupted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	args := []string{"export", "--config", s.file(t), "--out", dir, "--quiet", "--type", "Patient,Observation,Encounter"}
 	b.allow(allowance)
-	cmd := command(t.Context(), args...)
+	cmd := process.Command(t.Context(), binary, args...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

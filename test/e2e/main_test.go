@@ -5,9 +5,9 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
+
+	"spillway/test/process"
 )
 
 // What TestMain makes and all tests share.
@@ -26,11 +26,8 @@ func runMain(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(scratch) }()
-	binary = filepath.Join(scratch, "spillway")
-	build := exec.Command("go", "build", "-o", binary, "spillway/cmd/spillway")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building cmd/spillway:", err)
+	if binary, err = process.Build(scratch, "spillway/cmd/spillway"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer server.stop()

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"spillway/test/process"
 )
 
 // runTime bounds one run of the command.
@@ -34,7 +34,7 @@ func spillway(t *testing.T, args ...string) run {
 	ctx, cancel := context.WithTimeout(t.Context(), runTime)
 	defer cancel()
 	var stdout, stderr strings.Builder
-	cmd := command(ctx, args...)
+	cmd := process.Command(ctx, binary, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -62,18 +62,6 @@ func (r run) mustExit(t *testing.T, code int) {
 	if r.code != code {
 		t.Fatalf("exit status %d, want %d\n%s", r.code, code, r.stderr)
 	}
-}
-
-// command prepares a run whose environment holds no setting of ours.
-func command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, binary, args...)
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "SPILLWAY_") {
-			cmd.Env = append(cmd.Env, v)
-		}
-	}
-	cmd.SysProcAttr = endWithUs()
-	return cmd
 }
 
 // settings are what a test may say of a configuration; zero values are left out.
@@ -117,30 +105,28 @@ func (s settings) file(t *testing.T) string {
 
 // gateway is `spillway serve`, which may be killed and started again.
 type gateway struct {
-	base   string // FHIR base
-	admin  string
-	config string
-	log    string // file
-	cmd    *exec.Cmd
-	ended  chan struct{} // closed when the process has ended
+	base    string // FHIR base
+	admin   string
+	program *process.Program
 }
 
 // serve starts the gateway and waits until it is ready. It ends with the test.
 func serve(t *testing.T, s settings) *gateway {
 	t.Helper()
 	dir := t.TempDir()
-	public, admin := freeAddress(t), freeAddress(t)
+	public, admin := process.FreeAddress(t), process.FreeAddress(t)
 	s.extra += fmt.Sprintf("server:\n  listen: %s\n  admin_listen: %s\nstore:\n  bolt: {path: %s}\nstorage:\n  disk: {path: %s}\nlog: {level: debug, format: json}\n",
 		public, admin, filepath.Join(dir, "jobs.db"), filepath.Join(dir, "files"))
-	g := &gateway{base: "http://" + public + "/fhir", admin: "http://" + admin, config: s.file(t), log: filepath.Join(dir, "log")}
-	g.start(t, "/readyz")
-	t.Cleanup(func() {
-		g.kill()
-		g.mustLogNoData(t)
-		if t.Failed() {
-			t.Logf("the end of the gateway's log:\n%s", tail(g.logged(t), 40))
-		}
+	config := s.file(t)
+	g := &gateway{base: "http://" + public + "/fhir", admin: "http://" + admin}
+	g.program = process.New(t, "gateway", func() *exec.Cmd {
+		return process.Command(context.Background(), binary, "serve", "--config", config)
 	})
+	t.Cleanup(func() {
+		g.program.Kill()
+		g.mustLogNoData(t)
+	})
+	g.start(t, "/readyz")
 	return g
 }
 
@@ -148,77 +134,37 @@ func serve(t *testing.T, s settings) *gateway {
 // is well: at /readyz when it has learnt the upstream, at /healthz before.
 func (g *gateway) start(t *testing.T, probe string) {
 	t.Helper()
-	log, err := os.OpenFile(g.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := g.program.Await(func() bool {
+		answer, err := http.Get(g.admin + probe)
+		if err != nil {
+			return false
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	}); err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	g.cmd = command(context.Background(), "serve", "--config", g.config)
-	g.cmd.Stdout, g.cmd.Stderr = log, log
-	if err := g.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	cmd, ended := g.cmd, make(chan struct{})
-	g.ended = ended
-	go func() {
-		_ = cmd.Wait() // ProcessState tells how it ended
-		close(ended)
-	}()
-	deadline := time.After(30 * time.Second)
-	for {
-		if answer, err := http.Get(g.admin + probe); err == nil {
-			_ = answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				return
-			}
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ended:
-			t.Fatalf("the gateway ended:\n%s", tail(g.logged(t), 40))
-		case <-deadline:
-			g.kill()
-			t.Fatalf("the gateway does not answer:\n%s", tail(g.logged(t), 40))
-		}
-	}
-}
-
-// kill ends the process at once, as a power failure would.
-func (g *gateway) kill() {
-	_ = g.cmd.Process.Kill() // it may have ended by itself
-	<-g.ended
 }
 
 // terminateDuring sends SIGTERM, then does something, and returns the exit status.
 func (g *gateway) terminateDuring(t *testing.T, f func()) int {
 	t.Helper()
-	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := g.program.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	f()
-	select {
-	case <-g.ended:
-	case <-time.After(time.Minute):
-		g.kill()
-		t.Fatal("the gateway did not end within a minute of SIGTERM")
-	}
-	return g.cmd.ProcessState.ExitCode()
-}
-
-func (g *gateway) logged(t *testing.T) string {
-	t.Helper()
-	content, err := os.ReadFile(g.log)
+	code, err := g.program.Wait(time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(content)
+	return code
 }
 
 // mustLogNoData checks that no line of the log names a patient or a query.
 func (g *gateway) mustLogNoData(t *testing.T) {
 	t.Helper()
 	_, held := server.ready(t)
-	for _, line := range lines(g.logged(t)) {
+	for _, line := range process.Lines(g.program.Log()) {
 		if strings.Contains(line, "_lastUpdated=") || strings.Contains(line, "?_") {
 			t.Errorf("a log line holds a query: %s", line)
 			return
@@ -235,53 +181,9 @@ func (g *gateway) mustLogNoData(t *testing.T) {
 // metric sums the series of a metric whose labels hold all of the given texts.
 func (g *gateway) metric(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
-	answer, err := http.Get(g.admin + "/metrics")
+	sum, err := process.Metric(g.admin, name, labels...)
 	if err != nil {
 		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sum float64
-next:
-	for _, line := range lines(string(text)) {
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
-			continue
-		}
-		for _, label := range labels {
-			if !strings.Contains(rest, label) {
-				continue next
-			}
-		}
-		var value float64
-		if _, err := fmt.Sscan(rest[strings.LastIndexByte(rest, ' ')+1:], &value); err != nil {
-			t.Fatalf("metric line %q: %v", line, err)
-		}
-		sum += value
 	}
 	return sum
-}
-
-// freeAddress returns an address of this machine on which nobody listens now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// tail returns the beginnings of the last n lines.
-func tail(text string, n int) string {
-	all := lines(text)
-	all = all[max(len(all)-n, 0):]
-	for i, line := range all {
-		all[i] = fmt.Sprintf("%.400s", line)
-	}
-	return strings.Join(all, "\n")
 }
