@@ -185,12 +185,26 @@ func (c *Client) fetchCapabilities(ctx context.Context) (*fhir.Capabilities, *re
 // Read returns one resource as the upstream sent it. The error wraps
 // ErrNotFound or ErrGone if that is the answer.
 func (c *Client) Read(ctx context.Context, typ, id string) ([]byte, error) {
+	return c.read(ctx, typ, id)
+}
+
+// ReadVersion is Read of one version. The error wraps ErrGone if that version
+// is a deletion.
+func (c *Client) ReadVersion(ctx context.Context, typ, id, version string) ([]byte, error) {
+	if !fhir.ValidID(version) {
+		return nil, errors.New("upstream: read: no valid version")
+	}
+	return c.read(ctx, typ, id, "_history", version)
+}
+
+// read reads the resource at the path below that of typ and id.
+func (c *Client) read(ctx context.Context, typ, id string, path ...string) ([]byte, error) {
 	if !typeName(typ) || !fhir.ValidID(id) {
 		return nil, errors.New("upstream: read: no valid resource type and id")
 	}
 	r := &request{
 		kind: kindRead, op: "read " + typ, method: http.MethodGet,
-		url: c.place.base.JoinPath(typ, id), strikes: maxStrikes,
+		url: c.place.base.JoinPath(append([]string{typ, id}, path...)...), strikes: maxStrikes,
 	}
 	var resource []byte
 	err := c.do(ctx, r, func(re *reply) error {

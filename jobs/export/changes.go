@@ -225,19 +225,79 @@ type state struct {
 	resource []byte
 }
 
-// stateBefore reads from the history of a resource what it was before the
-// changes of c, which began at the instant. A state that is not known could not
-// be read. One that is known and has no version was no resource yet.
+// stateBefore returns what a resource was before the changes of c, which began
+// at the instant. A state that is not known could not be read. One that is known
+// and has no version was no resource yet.
 func (a *attempt) stateBefore(ctx context.Context, typ, id string, c *change, at time.Time) (state, error) {
+	if was, err := a.versionBefore(ctx, typ, id, c, at); err != nil || was.known {
+		return was, err
+	}
+	return a.listedBefore(ctx, typ, id, c, at)
+}
+
+// maxVersions is how many versions are looked at, one by one.
+const maxVersions = 20
+
+// versionBefore does so by reading the version before those of c, where
+// versions are numbers. The history of a resource is no sure way: HAPI lists no
+// more versions than it has counted a minute ago, so the oldest may be missing.
+func (a *attempt) versionBefore(ctx context.Context, typ, id string, c *change, at time.Time) (state, error) {
+	first := int64(math.MaxInt64)
+	for _, v := range c.after {
+		first = min(first, versionNumber(v))
+	}
+	if first == math.MaxInt64 {
+		return state{}, nil
+	}
+	var was state
+	for n := first - 1; n > 0 && n > first-maxVersions; n-- {
+		version := strconv.FormatInt(n, 10)
+		resource, err := a.c.Upstream.ReadVersion(ctx, typ, id, version)
+		switch {
+		case errors.Is(err, upstream.ErrGone):
+			if !was.known {
+				was = state{known: true, version: version, deleted: true}
+			}
+			continue
+		case err != nil && denied(err):
+			return state{}, nil
+		case err != nil:
+			return state{}, err
+		}
+		h, err := fhir.ReadHeader(resource)
+		if err != nil {
+			return state{}, malformed(typ, err)
+		}
+		changed, err := fhir.ParseDateTime(h.LastUpdated)
+		switch {
+		case err != nil || h.VersionID != version:
+			return state{}, nil // not what was asked for
+		case !changed.Truncate(tick).Before(at):
+			was = state{}
+			continue
+		case !was.known:
+			was = state{known: true, version: version}
+		}
+		was.resource = resource
+		return was, nil
+	}
+	was.known = was.known || first == 1
+	return was, nil
+}
+
+// listedBefore does so by the history of the resource.
+func (a *attempt) listedBefore(ctx context.Context, typ, id string, c *change, at time.Time) (state, error) {
+	oldest := int64(math.MaxInt64)
 	var best, last state // last: the last version that was not a deletion
 	err := follow(func(next string) (upstream.PageInfo, bool, error) {
 		fresh := false
-		page, err := a.c.Upstream.HistoryPage(ctx, upstream.History{Type: typ, ID: id}, next, func(entry *fhir.Entry) error {
+		page, err := a.c.Upstream.HistoryPage(ctx, upstream.History{Type: typ, ID: id, Since: earliest()}, next, func(entry *fhir.Entry) error {
 			e, ok := eventOf(entry)
 			if !ok || e.typ != typ || e.id != id {
 				return nil
 			}
 			fresh = true
+			oldest = min(oldest, versionNumber(e.version))
 			if !e.at.IsZero() && !e.at.Before(at) || c.includes(e.version) {
 				if versionNumber(e.version) == math.MaxInt64 {
 					best, last = state{}, state{} // newest first: what came before it in the list is later still
@@ -262,6 +322,9 @@ func (a *attempt) stateBefore(ctx context.Context, typ, id string, c *change, at
 		return state{}, nil
 	case err != nil:
 		return state{}, err
+	}
+	if !best.known && oldest > 1 && oldest < math.MaxInt64 {
+		return state{}, nil // the list does not go back to the beginning
 	}
 	best.known, best.resource = true, last.resource
 	return best, nil

@@ -125,7 +125,7 @@ func (f *fire) at(t *testing.T, id string, instant time.Time) (was resource, exi
 			Request  struct{ Method string }
 		}
 	}
-	if err := getJSON(f.base+"/"+fireType+"/"+id+"/_history?_count=500", &history); err != nil {
+	if err := getJSON(f.base+"/"+fireType+"/"+id+"/_history?_count=500&_since=1970-01-01T00:00:00Z", &history); err != nil {
 		t.Fatal(err)
 	}
 	sure = true
@@ -230,7 +230,7 @@ func check(t *testing.T, export, id string, got, want resource, exists bool) {
 	t.Helper()
 	switch {
 	case !exists && got.JSON != nil:
-		t.Errorf("%s export: %s should not be there", export, id)
+		t.Errorf("%s export: %s should not be there: %s", export, id, got.JSON)
 	case exists && !bytes.Equal(got.JSON, want.JSON):
 		t.Errorf("%s export: %s is\n%s\nwant\n%s", export, id, got.JSON, want.JSON)
 	}
