@@ -23,7 +23,7 @@ func (b *bench) download(ctx context.Context, base string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	listen, err := freeAddress()
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ func (b *bench) hapi(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	data := filepath.Join(dir, "data.ndjson.gz")
 	if err := b.bundles(ctx, data); err != nil {
 		return err

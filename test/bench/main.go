@@ -57,11 +57,14 @@ func run(ctx context.Context, args []string) error {
 		if err := step(ctx); err != nil {
 			return err
 		}
+		if b.into == "" {
+			continue
+		}
+		if err := b.report.write(b.into); err != nil { // what there is, should a later step fail
+			return err
+		}
 	}
-	if b.into == "" {
-		return nil
-	}
-	return b.report.write(b.into)
+	return nil
 }
 
 func (b *bench) fake(ctx context.Context, n int) (*server, error) {

@@ -119,7 +119,7 @@ func runExport(ctx context.Context, spillway, base string, logged bool, args ...
 	if err != nil {
 		return e, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	before := 0
 	if logged {
 		log, err := requests(base)
