@@ -102,7 +102,6 @@ func TestAnswers(t *testing.T) {
 	_ = z.Close()
 	redirected := false
 	release := make(chan struct{})
-	defer close(release)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ok", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("12345")) })
 	mux.HandleFunc("/redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/target", http.StatusFound) })
@@ -119,6 +118,7 @@ func TestAnswers(t *testing.T) {
 	})
 	s := httptest.NewServer(mux)
 	defer s.Close()
+	defer close(release) // first: the server waits for those who wait for it
 	c := New(Options{Private: true, Plain: true, Timeout: 200 * time.Millisecond})
 	if r, err := c.Do(get(t, s.URL+"/ok"), 5); err != nil || string(r.Body) != "12345" {
 		t.Errorf("at the limit: %v", err)
