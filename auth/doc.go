@@ -13,6 +13,7 @@
 //	token          JSON web tokens and their keys; the only room of jwx
 //	jwks           key sets of other servers
 //	fetch          small documents of other servers
+//	keypair        a TLS certificate that is renewed without a restart
 //	smart          the discovery document of SMART
 //	builtin        an authorisation server of our own, for SMART Backend Services
 //	bearer         tokens of other issuers: by their keys, or by asking for each
