@@ -267,7 +267,7 @@ func TestPatientsUnderFire(t *testing.T) {
 			must(t, err)
 			f := ignite(w, 5, settle-100*time.Millisecond)
 			first := w.run(t, test.Request)
-			test.Request.Since = first.TransactionTime
+			test.Since = first.TransactionTime
 			second := w.run(t, test.Request)
 			f.extinguish()
 			belongs := func(typ, _ string, r []byte) bool {

@@ -213,8 +213,7 @@ func (a *attempt) wholeBatch(ctx context.Context, planned plannedType) (*batch, 
 
 // lost counts changed resources that could not be brought back, by why.
 type lost struct {
-	newer     int64 // their version as of the transaction time could not be had; the newest stands for it
-	gone      int64 // nor could the newest
+	gone      int64 // neither their version as of the transaction time could be had, nor the newest
 	undecided int64 // it cannot be known whether the filter matched
 }
 
@@ -319,7 +318,7 @@ func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change)
 	}
 	switch {
 	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrGone), err != nil && denied(err):
-		matches, err = false, nil
+		matches = false
 	case err != nil:
 		return nil, false, why, err
 	}

@@ -81,9 +81,10 @@ func TestTail(t *testing.T) {
 	then := w.truth(t)
 	var changed, deleted []string
 	for i, id := range slices.Sorted(maps.Keys(then["Observation"])) {
-		if i%3 == 0 {
+		switch i % 3 {
+		case 0:
 			changed = append(changed, id)
-		} else if i%3 == 1 {
+		case 1:
 			deleted = append(deleted, id)
 		}
 	}
