@@ -161,7 +161,7 @@ func (e *engine) search(w http.ResponseWriter, typ string, q url.Values) {
 	offset, _ := strconv.Atoi(q.Get("page"))
 	rest := all[min(offset, len(all)):]
 	if len(rest) > size && size > 0 && !e.noNext && (size == 1 || !e.noNextAboveOne) {
-		next := maps(q)
+		next := copied(q)
 		next.Set("page", strconv.Itoa(offset+size))
 		if e.sameNext {
 			next.Set("page", "0")
@@ -184,7 +184,7 @@ func (e *engine) search(w http.ResponseWriter, typ string, q url.Values) {
 	_ = json.NewEncoder(w).Encode(b)
 }
 
-func maps(q url.Values) url.Values {
+func copied(q url.Values) url.Values {
 	c := url.Values{}
 	for k, v := range q {
 		c[k] = v

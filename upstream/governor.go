@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +50,21 @@ type errand struct {
 	anytime bool      // may be sent outside of the hours
 	begun   bool      // continues what was begun
 	since   time.Time // when it was first tried, or first failed
+	flow    string    // for whom; see WithFlow
+}
+
+type flowKey struct{}
+
+// WithFlow returns a context whose requests belong to a flow, such as the
+// exports of one client. Where requests must wait for each other, flows take
+// turns. Without it they belong to the flow "".
+func WithFlow(ctx context.Context, flow string) context.Context {
+	return context.WithValue(ctx, flowKey{}, flow)
+}
+
+func flowOf(ctx context.Context) string {
+	flow, _ := ctx.Value(flowKey{}).(string)
+	return flow
 }
 
 // A ticket is the right to send one request. It must be given back.
@@ -56,6 +73,7 @@ type ticket struct {
 	probe bool  // tries whether the upstream is well again
 	round int64 // of the gauge
 	epoch int64 // of the pool
+	flow  string
 }
 
 // A verdict is what the governor sees of each request when it ends. The zero
@@ -91,8 +109,10 @@ type governor struct {
 	kick      chan struct{} // the shared pool should be asked soon; nil if it is not shared
 
 	mu         sync.Mutex
-	line       []*waiter // in order of arrival
-	inFlight   int       // requests that hold a slot
+	line       []*waiter      // in the order in which they will be served
+	arrived    int64          // how many ever stood in line
+	inFlight   int            // requests that hold a slot
+	flows      map[string]int // the same for each flow that has some
 	slots      int
 	slotsUntil time.Time // zero: for ever
 	limit      int       // of all processes together
@@ -110,13 +130,17 @@ type governor struct {
 // A waiter stands in line.
 type waiter struct {
 	errand
+	number int64         // order of arrival
+	place  int           // in the row of its flow: that many are before it, under way or in line
 	ready  chan struct{} // closed when it is served
 	ticket ticket
 	err    error
 }
 
 func newGovernor(c Config, v *vital, m governorMetrics) *governor {
-	g := &governor{max: c.MaxConcurrency, hours: c.Hours, now: c.Now, vital: v, maxOutage: c.MaxOutage, metrics: m}
+	g := &governor{
+		max: c.MaxConcurrency, hours: c.Hours, now: c.Now, vital: v, maxOutage: c.MaxOutage, metrics: m, flows: map[string]int{},
+	}
 	if c.Share != nil {
 		g.kick = make(chan struct{}, 1)
 		return g
@@ -144,7 +168,8 @@ func (g *governor) acquire(ctx context.Context, e errand) (ticket, error) {
 			return g.begin(e, now), nil
 		}
 	}
-	w := &waiter{errand: e, ready: make(chan struct{})}
+	g.arrived++
+	w := &waiter{errand: e, number: g.arrived, ready: make(chan struct{})}
 	g.line = append(g.line, w)
 	g.serve(now)
 	g.demand(now)
@@ -248,13 +273,14 @@ func (g *governor) deadline(e errand) time.Time {
 
 // begin hands out a turn.
 func (g *governor) begin(e errand, now time.Time) ticket {
-	t := ticket{free: e.free, round: g.gauge.round, epoch: g.epoch}
+	t := ticket{free: e.free, round: g.gauge.round, epoch: g.epoch, flow: e.flow}
 	if g.breaker.open {
 		t.probe, g.breaker.probing = true, true
 		g.metrics.breaks(&g.breaker)
 	}
 	if !e.free {
 		g.inFlight++
+		g.flows[e.flow]++
 		g.share.sent = now
 		g.share.used(g.inFlight, g.inFlight+len(g.line))
 		if g.inFlight >= g.slots {
@@ -268,6 +294,9 @@ func (g *governor) begin(e errand, now time.Time) ticket {
 func (g *governor) end(t ticket, v verdict, now time.Time) {
 	if !t.free {
 		g.inFlight--
+		if g.flows[t.flow]--; g.flows[t.flow] == 0 {
+			delete(g.flows, t.flow)
+		}
 	}
 	if t.probe {
 		g.breaker.probing = false
@@ -276,12 +305,25 @@ func (g *governor) end(t ticket, v verdict, now time.Time) {
 	g.serve(now)
 }
 
-// serve lets go of those in line whose turn it is, in the order in which they
-// came, and sees to it that it is called again when time changes something.
+// arrange puts the line in order: the flows take turns, so that who has few
+// requests does not wait for all those of who has many.
+func (g *governor) arrange() {
+	slices.SortFunc(g.line, func(a, b *waiter) int { return cmp.Compare(a.number, b.number) })
+	before := maps.Clone(g.flows)
+	for _, w := range g.line {
+		w.place = before[w.flow]
+		before[w.flow]++
+	}
+	slices.SortStableFunc(g.line, func(a, b *waiter) int { return cmp.Compare(a.place, b.place) })
+}
+
+// serve lets go of those in line whose turn it is, and sees to it that it is
+// called again when time changes something.
 func (g *governor) serve(now time.Time) {
 	if len(g.line) == 0 {
 		return
 	}
+	g.arrange()
 	var next time.Time
 	g.line = slices.DeleteFunc(g.line, func(w *waiter) bool {
 		at, ok, err := g.admit(w.errand, now)

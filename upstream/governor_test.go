@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -49,6 +50,46 @@ func TestGovernorPausesThoseInLine(t *testing.T) {
 		g.release(ticket{free: true}, verdict{status: 503, kind: KindThrottled, retryAfter: time.Second})
 		if got := <-sent; got != 36 {
 			t.Errorf("sent after %d s, want 36", got)
+		}
+	})
+}
+
+// TestFlowsTakeTurns: who has few requests does not wait for all those of who
+// has many.
+func TestFlowsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGovernor(2)
+		served := make(chan string, 12)
+		ask := func(flow, name string) {
+			go func() {
+				turn, err := g.acquire(t.Context(), errand{flow: flow})
+				if err != nil {
+					t.Error(err)
+				}
+				served <- name
+				time.Sleep(time.Second)
+				g.release(turn, verdict{})
+			}()
+			synctest.Wait()
+		}
+		for _, name := range []string{"a1", "a2", "a3", "a4", "a5", "a6"} {
+			ask("a", name)
+		}
+		ask("b", "b1")
+		ask("b", "b2")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		close(served)
+		got := map[string]int{}
+		for name := range served {
+			got[name] = len(got) / 2 // two at once
+		}
+		want := map[string]int{"a1": 0, "a2": 0, "a3": 1, "b1": 1, "a4": 2, "b2": 2, "a5": 3, "a6": 3}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("seconds at which they were served (-want +got):\n%s", diff)
+		}
+		if len(g.flows) != 0 {
+			t.Errorf("flows are left: %v", g.flows)
 		}
 	})
 }

@@ -81,7 +81,7 @@ type reply struct {
 // error is a *RequestError, a stopped from use, the context's, or one of the
 // governor: a *PauseError or an awayError.
 func (c *Client) exchange(ctx context.Context, r *request, since time.Time, use func(*reply) error) error {
-	t, err := c.governor.acquire(ctx, r.errand(since))
+	t, err := c.governor.acquire(ctx, r.errand(flowOf(ctx), since))
 	if err != nil {
 		return err
 	}
@@ -103,10 +103,10 @@ func (c *Client) exchange(ctx context.Context, r *request, since time.Time, use 
 // failed since a time. The statement takes no slot: it is asked for once in
 // ten minutes, and the gateway's own routes wait for it. What Learn asks is
 // asked at any hour, so that a gateway can start at any.
-func (r *request) errand(since time.Time) errand {
+func (r *request) errand(flow string, since time.Time) errand {
 	return errand{
 		free: r.kind == kindMetadata, anytime: r.kind == kindMetadata || r.kind == kindProbe,
-		begun: r.begun, since: since,
+		begun: r.begun, since: since, flow: flow,
 	}
 }
 

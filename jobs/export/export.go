@@ -87,7 +87,12 @@ func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save fun
 		Exporter: e, job: j, lease: l, save: save,
 		prefix: attemptPrefix(l),
 	}
-	result, err := a.run(ctx)
+	// The exports of one client share a flow; those of nobody have one each.
+	flow := j.Owner
+	if flow == "" {
+		flow = string(j.ID)
+	}
+	result, err := a.run(upstream.WithFlow(ctx, flow))
 	if err != nil {
 		a.discard(ctx)
 		return jobs.Result{}, e.unitError(ctx, err)
