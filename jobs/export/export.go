@@ -133,7 +133,7 @@ func (a *attempt) discard(ctx context.Context) {
 }
 
 func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
-	if a.lease.Silent >= renewAfter && a.lease.Unit.Renewals < maxRenewals && a.lease.Unit.Kind != jobs.UnitFinish {
+	if a.lease.Silent >= renewAfter && a.renewable() {
 		return a.renew(ctx)
 	}
 	switch a.lease.Unit.Kind {

@@ -189,7 +189,7 @@ func lastUpdated(t *testing.T, resource []byte) time.Time {
 // time what changed since the first. Each export is exactly what the server
 // held at its transaction time, and the two together miss nothing.
 func TestExportUnderFire(t *testing.T) {
-	const settle = 400 * time.Millisecond
+	const settle = time.Second
 	for _, test := range []struct {
 		name   string
 		server fakefhir.Options
@@ -207,7 +207,7 @@ func TestExportUnderFire(t *testing.T) {
 				w := newWorld(t, settings{server: test.server, window: 60, settle: settle})
 				_, err := w.client.Learn(t.Context())
 				must(t, err)
-				f := ignite(w, seed, settle-100*time.Millisecond)
+				f := ignite(w, seed, settle/3)
 				first := w.run(t, jobs.Request{})
 				second := w.run(t, jobs.Request{Since: first.TransactionTime})
 				f.extinguish()
@@ -250,7 +250,7 @@ func TestExportUnderFire(t *testing.T) {
 // TestPatientsUnderFire exports what belongs to patients while it moves from one
 // patient to another.
 func TestPatientsUnderFire(t *testing.T) {
-	const settle = 300 * time.Millisecond
+	const settle = time.Second
 	some := []string{"patient-1", "patient-3", "patient-8"}
 	for _, test := range []struct {
 		name string
@@ -265,7 +265,7 @@ func TestPatientsUnderFire(t *testing.T) {
 			w := newWorld(t, settings{server: fakefhir.Options{Latency: 2 * time.Millisecond}, window: 60, settle: settle})
 			_, err := w.client.Learn(t.Context())
 			must(t, err)
-			f := ignite(w, 5, settle-100*time.Millisecond)
+			f := ignite(w, 5, settle/3)
 			first := w.run(t, test.Request)
 			test.Since = first.TransactionTime
 			second := w.run(t, test.Request)
@@ -313,7 +313,7 @@ func TestPatientsUnderFire(t *testing.T) {
 // what did not change is exact, what did is there once at most, and what is
 // missing or newer is said.
 func TestExportUnderFireWithoutHistory(t *testing.T) {
-	w := newWorld(t, settings{server: fakefhir.Options{NoHistory: true, Latency: 2 * time.Millisecond}, window: 60, settle: 200 * time.Millisecond})
+	w := newWorld(t, settings{server: fakefhir.Options{NoHistory: true, Latency: 2 * time.Millisecond}, window: 60, settle: time.Second})
 	_, err := w.client.Learn(t.Context())
 	must(t, err)
 	f := ignite(w, 1, 100*time.Millisecond)

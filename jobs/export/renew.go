@@ -2,7 +2,10 @@ package export
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
+	"strings"
+	"time"
 
 	"spillway/jobs"
 )
@@ -12,16 +15,24 @@ const (
 	// smaller ones: what is too long for the life of its worker becomes short,
 	// and what crashes it becomes isolated.
 	renewAfter = 2
-	// maxRenewals bounds that, so that what always crashes ends quarantined. A
-	// process that is killed takes all units in its hands down with it, and where
-	// processes are killed again and again for minutes, most of the silence is
-	// not the fault of the unit that is blamed for it.
+	// maxRenewals bounds that, so that what always crashes ends quarantined; but
+	// not in the first renewTime of an export. A process that is killed takes all
+	// units in its hands down with it, and where processes are killed again and
+	// again for minutes, most of the silence is not the fault of the unit that is
+	// blamed for it.
 	maxRenewals = 10
+	renewTime   = 15 * time.Minute
 	// renewParts is into how many parts a window is cut.
 	renewParts = 8
 	// renewFloor is how many resources a part should hold at least.
 	renewFloor = 50
 )
+
+// renewable reports whether the unit may be replaced.
+func (a *attempt) renewable() bool {
+	return a.lease.Unit.Kind != jobs.UnitFinish &&
+		(a.lease.Unit.Renewals < maxRenewals || a.c.Now().Sub(a.job.StartedAt) < renewTime)
+}
 
 // renew replaces a unit by fresh ones that together do the same.
 func (a *attempt) renew(ctx context.Context) (jobs.Result, error) {
@@ -29,6 +40,8 @@ func (a *attempt) renew(ctx context.Context) (jobs.Result, error) {
 	var specs [][]byte
 	var err error
 	switch {
+	case a.lease.Silent > renewAfter:
+		specs = [][]byte{u.Spec} // even the cutting took too long
 	case u.Kind == jobs.UnitSlice:
 		specs, err = a.renewSlice(ctx)
 	case u.Kind == jobs.UnitPlan && u.Spec != nil:
@@ -39,11 +52,14 @@ func (a *attempt) renew(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
+	// A unit may be renewed many times, so its id must not grow with each.
+	origin, _, _ := strings.Cut(u.ID, "-r")
+	generation := fmt.Sprintf("%s-r%d-%s", origin, u.Renewals+1, rand.Text()[:8])
 	result := jobs.Result{Next: make([]jobs.Unit, len(specs))}
 	for i, spec := range specs {
 		// Weight 0: the whole was counted as expected when it was planned.
 		result.Next[i] = jobs.Unit{
-			ID: fmt.Sprintf("%s-r%d", u.ID, i+1), Kind: u.Kind, Type: u.Type, Renewals: u.Renewals + 1, Spec: spec,
+			ID: fmt.Sprintf("%s-%d", generation, i+1), Kind: u.Kind, Type: u.Type, Renewals: u.Renewals + 1, Spec: spec,
 		}
 	}
 	return result, nil
