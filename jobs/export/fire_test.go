@@ -203,8 +203,9 @@ func TestExportUnderFire(t *testing.T) {
 		for seed := range uint64(2) {
 			t.Run(fmt.Sprintf("%s%d", test.name, seed), func(t *testing.T) {
 				t.Parallel()
-				test.server.Latency = 2 * time.Millisecond
-				w := newWorld(t, settings{server: test.server, window: 60, settle: settle})
+				server := test.server
+				server.Latency = 2 * time.Millisecond
+				w := newWorld(t, settings{server: server, window: 60, settle: settle})
 				_, err := w.client.Learn(t.Context())
 				must(t, err)
 				f := ignite(w, seed, settle/3)
