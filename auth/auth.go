@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,6 +55,26 @@ type Groups struct {
 
 // Allows reports whether the Group of this id is among them.
 func (g Groups) Allows(id string) bool { return g.All || slices.Contains(g.IDs, id) }
+
+// Owner names the principal as the owner of exports: client and issuer together,
+// since two issuers may give the same id to different clients. Empty where
+// nobody is authenticated.
+func (p Principal) Owner() string {
+	if p.Issuer == "" {
+		return url.QueryEscape(p.ClientID)
+	}
+	return url.QueryEscape(p.ClientID) + "@" + url.QueryEscape(p.Issuer)
+}
+
+// ClientOf returns the client id of an Owner; empty if it is none.
+func ClientOf(owner string) string {
+	client, _, _ := strings.Cut(owner, "@")
+	id, err := url.QueryUnescape(client)
+	if err != nil {
+		return ""
+	}
+	return id
+}
 
 // An Authenticator finds out who sent a request. It is safe for concurrent
 // use, reads headers and the connection only, and writes nothing.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/auth"
+	"spillway/auth/audit"
 	"spillway/jobs"
 	"spillway/storage"
 	"spillway/upstream/fhir"
@@ -40,6 +42,42 @@ type Config struct {
 	Links storage.Linker
 	// LinkTTL is how long such a URL holds. Zero is the same as no Links.
 	LinkTTL time.Duration
+
+	// Discovery serves our SMART configuration, below the FHIR base and below the
+	// host. Nil: such requests are passed through.
+	Discovery http.Handler
+	// Token is the token endpoint, at TokenPath below the FHIR base. Nil: there
+	// is none.
+	Token http.Handler
+	// KeySet serves the public keys by which the upstream knows us, at KeySetPath
+	// below the FHIR base. Nil: there are none.
+	KeySet http.Handler
+
+	// Enabled reports whether a client, by its id, may still have exports. Those
+	// of others end. Nil: every client may.
+	Enabled func(client string) bool
+	// Unchecked lets scopes count whose queries cannot be evaluated here, so that
+	// the upstream alone enforces them.
+	Unchecked bool
+	// PassThroughGrant lets only those requests through that the grant of their
+	// sender permits, and takes their Authorization away: Upstream adds a
+	// credential of ours. Batches, transactions and operations are refused.
+	PassThroughGrant bool
+
+	// Audit keeps the record of who got what; it returns nil once an event is
+	// kept. Nil: nobody does.
+	Audit func(ctx context.Context, e audit.Event) error
+	// AuditDeny refuses what cannot be recorded: kick-offs, manifests and files.
+	AuditDeny bool
+	// AuditDigest stands for lists that must not be in the record; it is
+	// audit.Log.Digest. Nil: only their length is there.
+	AuditDigest func(values ...string) string
+
+	// Limits bound what one client may ask for.
+	Limits Limits
+	// TrustedProxies are those whose X-Forwarded-For is believed: it says whom
+	// audit and limits are about. None: nobody's.
+	TrustedProxies []netip.Prefix
 
 	// RequireAccept refuses kick-offs whose Accept does not name
 	// application/fhir+json.

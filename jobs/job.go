@@ -3,6 +3,7 @@ package jobs
 import (
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -11,7 +12,9 @@ import (
 
 // RecordVersion is the version of the stored form of a Job. A store leaves
 // records of a greater version alone: it neither claims, fails nor removes them.
-const RecordVersion = 1
+// Version 2 has Authorization: a worker that does not know it would hand out too
+// much.
+const RecordVersion = 2
 
 // An ID names one export. It is 128 random bits in lower-case base32 (26
 // characters), so it cannot be guessed.
@@ -139,9 +142,12 @@ func (s State) Ended() bool { return s == Completed || s == Failed || s == Cance
 type Job struct {
 	Version int     `json:"version"` // RecordVersion of its writer
 	ID      ID      `json:"id"`
-	Owner   string  `json:"owner"` // the client's id; empty where the gateway does not authenticate
+	Owner   string  `json:"owner"` // the client, as package auth names owners; empty where the gateway does not authenticate
 	Request Request `json:"request"`
-	State   State   `json:"state"`
+	// Authorization is what the job may read, fixed at its kick-off, in the words
+	// of auth/scope. Without it nothing may be read.
+	Authorization json.RawMessage `json:"authorization,omitempty"`
+	State         State           `json:"state"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	StartedAt time.Time `json:"startedAt,omitzero"` // first claim of one of its units
@@ -172,6 +178,7 @@ func (j *Job) Clone() *Job {
 	r.Types, r.TypeFilters = slices.Clone(r.Types), slices.Clone(r.TypeFilters)
 	r.Elements, r.Patients = slices.Clone(r.Elements), slices.Clone(r.Patients)
 	r.IncludeAssociatedData, r.Notes = slices.Clone(r.IncludeAssociatedData), slices.Clone(r.Notes)
+	c.Authorization = slices.Clone(c.Authorization)
 	c.Progress.Types = maps.Clone(c.Progress.Types)
 	c.Evidence = slices.Clone(c.Evidence)
 	c.Files = slices.Clone(c.Files)

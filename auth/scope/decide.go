@@ -1,7 +1,11 @@
 package scope
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -61,6 +65,26 @@ type Snapshot struct {
 	// Types has an entry, which is not empty, for each type that may be read,
 	// if not All may.
 	Types map[string]Access `json:"types,omitempty"`
+	// Unchecked says that queries count which cannot be evaluated here.
+	Unchecked bool `json:"unchecked,omitempty"`
+}
+
+// ErrNoSnapshot says that something is no Snapshot, so that nothing may be read.
+var ErrNoSnapshot = errors.New("scope: not the record of what may be read")
+
+// ReadSnapshot reads what was written as JSON. It is strict: a record that has
+// more in it than is understood here may mean to permit less.
+func ReadSnapshot(b []byte) (Snapshot, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var s Snapshot
+	if err := d.Decode(&s); err != nil {
+		return Snapshot{}, fmt.Errorf("%w: %w", ErrNoSnapshot, err)
+	}
+	if _, err := d.Token(); err != io.EOF || !s.All && len(s.Types) == 0 {
+		return Snapshot{}, ErrNoSnapshot
+	}
+	return s, nil
 }
 
 // Access returns what may be read of a type.
@@ -95,7 +119,7 @@ func (g Grant) Decide(r Request) (allowed Snapshot, refused []string, err error)
 		}
 		types = r.Supported
 	}
-	allowed.Types = make(map[string]Access)
+	allowed = Snapshot{Types: make(map[string]Access), Unchecked: r.Unchecked}
 	for _, typ := range types {
 		if a := g.readable(typ, r.Unchecked); a.None() {
 			refused = append(refused, typ)

@@ -69,6 +69,15 @@ type Config struct {
 	// there otherwise. 0: 24h; at least a minute.
 	OrphanAge time.Duration
 
+	// Revoked reports whether a job must end though nobody deletes it, such as
+	// one of a client that may have none any more. It is asked of every job, every
+	// SweepEvery, and of those that have ended too. Nil: none must.
+	Revoked func(j *jobs.Job) bool
+	// Observe is told of the end of each job, and of its removal, at least once
+	// by some worker of the store. What it does not take, with an error, it is
+	// told again; until then nothing of the job is removed. Nil: nobody is told.
+	Observe func(ctx context.Context, e Event) error
+
 	Concurrency int           // units at once; 0: 8
 	LeaseTTL    time.Duration // the store's limit; 0: the default of jobs.Limits
 	Name        string        // of this worker, for the operator's eyes
@@ -79,6 +88,13 @@ type Config struct {
 
 	Registerer prometheus.Registerer // nil: no metrics
 	Logger     *slog.Logger          // nil: slog.Default
+}
+
+// An Event is what became of a job.
+type Event struct {
+	Job *jobs.Job // as it was when it ended
+	// Removed says that its bytes are gone, and its record goes now.
+	Removed bool
 }
 
 // A Worker works off units until it is told to stop. New makes one.
