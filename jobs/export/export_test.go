@@ -123,6 +123,7 @@ func TestFaultsAreExactOrReported(t *testing.T) {
 		{name: "OKCountWrongOnce", exact: true, faults: []fakefhir.Fault{{Match: count, Times: 1, Do: fakefhir.Do{LieTotal: &fakefhir.LieTotal{Delta: 7}}}}},
 		{name: "OKChainEndsEarly", exact: true, pageSize: 500, faults: []fakefhir.Fault{{Match: observations, Do: fakefhir.Do{EndChainEarly: 2}}}},
 		{name: "OKLoopOnce", exact: true, faults: []fakefhir.Fault{{Match: next, Times: 1, Do: fakefhir.Do{LoopNext: true}}}},
+		{name: "OKEndless", exact: true, faults: []fakefhir.Fault{{Match: observations, Do: fakefhir.Do{Endless: true}}}},
 
 		// More resources share one millisecond than the chain gives before it ends.
 		{name: "ReportedChainEndsEarly", reported: "may be missing", faults: []fakefhir.Fault{{Match: observations, Do: fakefhir.Do{EndChainEarly: 2}}}},
