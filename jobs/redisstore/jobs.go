@@ -31,11 +31,11 @@ func (s *Store) Create(ctx context.Context, j *jobs.Job, first jobs.Unit) error 
 	if !validUnitID(first.ID) {
 		return fmt.Errorf("redisstore: the id of a %s unit is not made of letters, digits and '-'", first.Kind)
 	}
-	fields, err := fieldsOf(j)
+	fields, err := s.seal.fieldsOf(j)
 	if err != nil {
 		return err
 	}
-	unit, err := unitArgs(first)
+	unit, err := s.seal.unitArgs(j.ID, first)
 	if err != nil {
 		return err
 	}
@@ -56,11 +56,11 @@ func (s *Store) Get(ctx context.Context, id jobs.ID) (*jobs.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := jobOf(fieldsAt(answer, 1))
+	j, err := s.seal.jobOf(id, fieldsAt(answer, 1))
 	if err != nil {
 		return nil, err
 	}
-	out, err := outputOf(answer.text(2))
+	out, err := s.seal.outputOf(id, answer.text(2))
 	j.Files, j.Evidence = out.Files, out.Evidence
 	return j, err
 }
@@ -93,13 +93,13 @@ func (s *Store) List(ctx context.Context) (all []*jobs.Job, err error) {
 			})
 			return err
 		})
-		for _, cmd := range found {
+		for i, cmd := range found {
 			fields := cmd.(*redis.MapStringStringCmd).Val()
 			if err != nil || len(fields) == 0 { // removed meanwhile
 				continue
 			}
 			var j *jobs.Job
-			if j, err = jobOf(fields); err == nil {
+			if j, err = s.seal.jobOf(jobs.ID(some[i]), fields); err == nil {
 				all = append(all, j)
 			}
 		}
@@ -123,12 +123,12 @@ func (s *Store) Done(ctx context.Context, id jobs.ID) (done []jobs.Done, err err
 		}
 		some := answer.texts(1)
 		for _, stored := range some {
-			d, err := doneOf(stored)
+			d, err := s.seal.doneOf(id, stored)
 			if err != nil {
 				return nil, err
 			}
 			if d.Unit.Kind == jobs.UnitFinish { // kept once, with the job
-				out, err := outputOf(answer.text(2))
+				out, err := s.seal.outputOf(id, answer.text(2))
 				if err != nil {
 					return nil, err
 				}

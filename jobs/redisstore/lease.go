@@ -26,19 +26,24 @@ func (s *Store) Claim(ctx context.Context, worker string) (*jobs.Lease, *jobs.Jo
 		s.idle.nothing(before, answer.number(1), answer.text(2))
 		return nil, nil, jobs.ErrNoWork
 	}
-	j, err := jobOf(fieldsAt(answer, 9))
+	id := jobs.ID(answer.text(1))
+	j, err := s.seal.jobOf(id, fieldsAt(answer, 9))
 	if err != nil {
 		return nil, nil, err
 	}
 	l := &jobs.Lease{
-		Job: jobs.ID(answer.text(1)), Worker: worker,
+		Job: id, Worker: worker,
 		Attempt: answer.number(4), Tries: int(answer.number(5)), Silent: int(answer.number(6)),
 		ExpiresAt: time.UnixMicro(answer.number(8)).UTC(),
 	}
-	if checkpoint := answer.text(7); checkpoint != "" {
+	if err := s.seal.decode(place{kind: placeUnit, job: id}, answer.text(3), &l.Unit, "a unit"); err != nil {
+		return nil, nil, err
+	}
+	checkpoint, err := s.seal.open(place{kind: placeCheckpoint, job: id, unit: l.Unit.ID}, answer.text(7), "the checkpoint of a unit")
+	if checkpoint != "" {
 		l.Checkpoint = json.RawMessage(checkpoint)
 	}
-	return l, j, decode(answer.text(3), &l.Unit, "a unit")
+	return l, j, err
 }
 
 // present is how a lease is shown to a script.
@@ -54,7 +59,7 @@ func (s *Store) Renew(ctx context.Context, l *jobs.Lease) error {
 
 // Save stores a checkpoint. See jobs.Store.
 func (s *Store) Save(ctx context.Context, l *jobs.Lease, checkpoint json.RawMessage) error {
-	answer, err := s.run(ctx, s.scripts.save, true, present(l, []byte(checkpoint))...)
+	answer, err := s.run(ctx, s.scripts.save, true, present(l, s.seal.close(place{kind: placeCheckpoint, job: l.Job, unit: l.Unit.ID}, checkpoint))...)
 	return extended(l, answer, err)
 }
 
@@ -79,23 +84,23 @@ func (s *Store) Complete(ctx context.Context, l *jobs.Lease, r jobs.Result) erro
 	}
 	kept, out := r, []byte(nil)
 	kept.Files, kept.Evidence = nil, nil // with the job
-	result, err := encode(kept)
+	result, err := s.seal.encode(place{kind: placeResult, job: l.Job, unit: l.Unit.ID, attempt: l.Attempt}, kept)
 	if err != nil {
 		return err
 	}
 	if l.Unit.Kind == jobs.UnitFinish {
-		if out, err = encode(output{r.Files, r.Evidence}); err != nil {
+		if out, err = s.seal.encode(place{kind: placeOutput, job: l.Job}, output{r.Files, r.Evidence}); err != nil {
 			return err
 		}
 	}
-	at := ""
+	var at []byte
 	if !r.TransactionTime.IsZero() {
-		at = r.TransactionTime.Format(time.RFC3339Nano)
+		at = s.seal.close(place{kind: placeTime, job: l.Job}, []byte(r.TransactionTime.Format(time.RFC3339Nano)))
 	}
 	add := counts(r)
 	args := append(present(l, result, at, out, len(add)/2), add...)
 	for _, n := range r.Next {
-		unit, err := unitArgs(n)
+		unit, err := s.seal.unitArgs(l.Job, n)
 		if err != nil {
 			return err
 		}

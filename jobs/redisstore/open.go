@@ -37,7 +37,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.New("the key prefix needs 1 to 100 letters, digits, '.', '_', ':' or '-'")
 	}
 	a.prefix = "{" + prefix + "}:"
+	if err := checkKey(o.RecordKey); err != nil {
+		return nil, err
+	}
 	s := &Store{
+		seal:   seal{o.RecordKey},
 		limits: o.Limits.WithDefaults(), shift: o.Shift, prefix: a.prefix,
 		idle: idle{position: "0-0"},
 	}

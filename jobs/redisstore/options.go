@@ -44,6 +44,11 @@ type Options struct {
 	// that is not of this machine.
 	AllowInsecure bool
 	Limits        jobs.Limits
+	// RecordKey authenticates the records, so that who can write to Redis
+	// cannot change what an export may read, whose it is and which bytes are its
+	// files. All processes of a store need the same; MinRecordKey bytes at least.
+	// Nil: records are taken as they are.
+	RecordKey []byte
 	// Shift is added to the server's clock, for tests. Nil: 0.
 	Shift func() time.Duration
 	// Logger takes what go-redis says, at debug level. That has one for the

@@ -76,10 +76,10 @@ type output struct {
 	Evidence []jobs.Evidence `json:"evidence,omitempty"`
 }
 
-// outputOf reads it; stored is empty before the end.
-func outputOf(stored string) (o output, err error) {
+// outputOf reads that of a job; stored is empty before the end.
+func (s seal) outputOf(id jobs.ID, stored string) (o output, err error) {
 	if stored != "" {
-		err = decode(stored, &o, "the output of a job")
+		err = s.decode(place{kind: placeOutput, job: id}, stored, &o, "the output of a job")
 	}
 	return o, err
 }
@@ -102,10 +102,10 @@ const (
 )
 
 // fieldsOf returns the fields of a new job and their values.
-func fieldsOf(j *jobs.Job) ([]any, error) {
+func (s seal) fieldsOf(j *jobs.Job) ([]any, error) {
 	record := *j
 	record.Files, record.Evidence = nil, nil
-	raw, err := encode(&record)
+	raw, err := s.encode(place{kind: placeJob, job: j.ID}, &record)
 	if err != nil {
 		return nil, err
 	}
@@ -130,9 +130,9 @@ func fieldsAt(answer reply, i int) map[string]string {
 }
 
 // jobOf puts a job together from its fields, without its files and evidence.
-func jobOf(fields map[string]string) (*jobs.Job, error) {
+func (s seal) jobOf(id jobs.ID, fields map[string]string) (*jobs.Job, error) {
 	var j jobs.Job
-	if err := decode(fields[fieldRecord], &j, "a job"); err != nil {
+	if err := s.decode(place{kind: placeJob, job: id}, fields[fieldRecord], &j, "a job"); err != nil {
 		return nil, err
 	}
 	j.State = jobs.State(fields[fieldState])
@@ -143,8 +143,11 @@ func jobOf(fields map[string]string) (*jobs.Job, error) {
 			*to = time.UnixMicro(n).UTC()
 		}
 	}
-	if at := fields[fieldTime]; at != "" {
-		var err error
+	at, err := s.open(place{kind: placeTime, job: id}, fields[fieldTime], "the transaction time of a job")
+	if err != nil {
+		return nil, err
+	}
+	if at != "" {
 		if j.TransactionTime, err = time.Parse(time.RFC3339Nano, at); err != nil {
 			return nil, errDamaged("a job")
 		}
@@ -198,12 +201,12 @@ func counts(r jobs.Result) []any {
 	return args
 }
 
-// unitArgs returns a unit as the scripts take it: id, stage and inverted
-// weight (which order it), not before, JSON.
-func unitArgs(u jobs.Unit) ([]any, error) {
+// unitArgs returns a unit of a job as the scripts take it: id, stage and
+// inverted weight (which order it), not before, JSON.
+func (s seal) unitArgs(id jobs.ID, u jobs.Unit) ([]any, error) {
 	raw, err := toJSON(u)
 	order := fmt.Sprintf("%d%016x", u.Kind.Stage(), ^(uint64(u.Weight) ^ 1<<63))
-	return []any{u.ID, order, micros(u.NotBefore), raw}, err
+	return []any{u.ID, order, micros(u.NotBefore), s.close(place{kind: placeUnit, job: id}, raw)}, err
 }
 
 // lastMicro is the latest time that fits into the 16 digits of a delayed unit.
@@ -218,7 +221,7 @@ func micros(t time.Time) int64 {
 }
 
 // doneOf reads a completed unit: attempt, length of the unit, unit, result.
-func doneOf(stored string) (d jobs.Done, err error) {
+func (s seal) doneOf(id jobs.ID, stored string) (d jobs.Done, err error) {
 	attempt, rest, _ := strings.Cut(stored, " ")
 	length, rest, _ := strings.Cut(rest, " ")
 	n, err := strconv.Atoi(length)
@@ -226,10 +229,11 @@ func doneOf(stored string) (d jobs.Done, err error) {
 		return d, errDamaged("a completed unit")
 	}
 	d.Attempt = number(attempt)
-	if err := decode(rest[:n], &d.Unit, "a completed unit"); err != nil {
+	if err := s.decode(place{kind: placeUnit, job: id}, rest[:n], &d.Unit, "a completed unit"); err != nil {
 		return d, err
 	}
-	return d, decode(rest[n:], &d.Result, "a completed unit")
+	at := place{kind: placeResult, job: id, unit: d.Unit.ID, attempt: d.Attempt}
+	return d, s.decode(at, rest[n:], &d.Result, "a completed unit")
 }
 
 func validUnitID(id string) bool {

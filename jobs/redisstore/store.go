@@ -16,6 +16,7 @@ var _ jobs.Store = (*Store)(nil)
 // A Store is a jobs.Store on Redis. Open makes one.
 type Store struct {
 	limits   jobs.Limits
+	seal     seal // of the records
 	shift    func() time.Duration
 	prefix   string // "{prefix}:"
 	warnings []string

@@ -39,8 +39,9 @@ func open(t testing.TB, o redisstore.Options) *redisstore.Store {
 	return s
 }
 
-// suite runs the contract over one Redis, with a prefix for every test.
-func suite(t *testing.T, url string) {
+// suite runs the contract over one Redis, with a prefix for every test; with a
+// record key if there is one.
+func suite(t *testing.T, url string, key []byte) {
 	var mu sync.Mutex
 	n := 0
 	jobstest.Run(t, func(t *testing.T, l jobs.Limits) (jobs.Store, func(time.Duration)) {
@@ -49,21 +50,21 @@ func suite(t *testing.T, url string) {
 		prefix := fmt.Sprint("test-", n)
 		mu.Unlock()
 		clock := &shift{}
-		return open(t, redisstore.Options{URL: url, KeyPrefix: prefix, Limits: l, Shift: clock.Get}), clock.Advance
+		return open(t, redisstore.Options{URL: url, KeyPrefix: prefix, Limits: l, Shift: clock.Get, RecordKey: key}), clock.Advance
 	})
 }
 
 func TestStoreOnMiniredis(t *testing.T) {
 	t.Parallel()
-	suite(t, "redis://"+miniredis.RunT(t).Addr())
+	suite(t, "redis://"+miniredis.RunT(t).Addr(), nil)
 }
 
 func TestStoreOnRedis(t *testing.T) {
 	t.Parallel()
-	suite(t, testenv.Redis(t).URL())
+	suite(t, testenv.Redis(t).URL(), recordKey)
 }
 
 func TestStoreOnCluster(t *testing.T) {
 	t.Parallel()
-	suite(t, testenv.RedisCluster(t).URL())
+	suite(t, testenv.RedisCluster(t).URL(), nil)
 }
