@@ -46,7 +46,7 @@ func openRedis(ctx context.Context, c *config.Config, log *slog.Logger) (*rediss
 	r := c.Store.Redis
 	s, err := redisstore.Open(ctx, redisstore.Options{
 		URL: r.URL, Username: r.Username, Password: r.Password, KeyPrefix: r.KeyPrefix,
-		CAFile: r.CAFile, CertFile: r.CertFile, KeyFile: r.KeyFile, AllowInsecure: r.AllowInsecure,
+		CAFile: r.CAFile, CertFile: r.CertFile, KeyFile: r.KeyFile, AllowInsecure: r.AllowInsecure, RecordKey: r.RecordKey,
 		Limits: limitsOf(c), Logger: log,
 	})
 	if err != nil {

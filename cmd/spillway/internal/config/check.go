@@ -11,6 +11,7 @@ import (
 	"time"
 	_ "time/tzdata" // a container without a system has no time zones
 
+	"spillway/jobs/redisstore"
 	"spillway/upstream"
 )
 
@@ -36,6 +37,7 @@ func (l *loader) check(in Input) {
 		l.rule(r)
 	}
 	l.passwordFile()
+	l.recordKey()
 	l.hours()
 	if in.Serve {
 		l.checkServe()
@@ -149,6 +151,21 @@ func (l *loader) passwordFile() {
 		r.Password, err = l.secret(r.passwordFile)
 		l.report(l.place(key), err)
 	}
+}
+
+// recordKey reads the key that authenticates the records in Redis.
+func (l *loader) recordKey() {
+	const key = "store.redis.record_key_file"
+	r := &l.config.Store.Redis
+	if r.recordKeyFile == "" {
+		return
+	}
+	text, err := l.secret(r.recordKeyFile)
+	if err == nil && len(text) < redisstore.MinRecordKey {
+		err = fmt.Errorf("holds fewer than %d bytes; make one with: openssl rand -hex 32", redisstore.MinRecordKey)
+	}
+	r.RecordKey = []byte(text)
+	l.report(l.place(key), err)
 }
 
 // rule reports one rule, if it is broken.

@@ -87,7 +87,10 @@ type Redis struct {
 	CertFile, KeyFile  string // of the client; both or none
 	AllowInsecure      bool   // plain text without authentication off loopback
 
-	passwordFile string // read by Load
+	// RecordKey authenticates records, the same for all processes. Nil: none does.
+	RecordKey []byte
+
+	passwordFile, recordKeyFile string // read by Load
 }
 
 // Storage is where files are kept: in a bucket if it has a URL, or else in a folder.

@@ -123,6 +123,8 @@ func TestMessages(t *testing.T) {
 			want: "spillway.yaml:3: store.redis: needs both cert_file and key_file, or neither"},
 		{name: "ErrRedisPasswordFile", yaml: minimal + "store:\n  redis:\n    url: redis://localhost\n    password_file: absent\n",
 			want: "spillway.yaml:6: store.redis.password_file: cannot read the secret: open absent: no such file or directory"},
+		{name: "ErrRecordKeyFile", yaml: minimal + "store:\n  redis:\n    url: redis://localhost\n    record_key_file: absent\n",
+			want: "spillway.yaml:6: store.redis.record_key_file: cannot read the secret: open absent: no such file or directory"},
 		{name: "ErrRedisTwoPasswords", yaml: minimal + "store:\n  redis:\n    url: redis://localhost\n    password: ${P}\n    password_file: absent\n", env: []string{"P=hidden"},
 			want: "spillway.yaml:7: store.redis.password_file: stands beside store.redis.password; remove one of them"},
 		{name: "ErrRedisUnset", yaml: minimal + "store: {redis: {url: 'redis://localhost', password: '${P}'}}\n",
@@ -375,6 +377,10 @@ func TestShared(t *testing.T) {
 	if err != nil || len(alone.Warnings) != 1 || !strings.HasPrefix(alone.Warnings[0], "spillway.yaml:1: server.public_url: is not set") {
 		t.Errorf("without a public address: %v, %q", err, alone.Warnings)
 	}
+	recordKey := filepath.Join(t.TempDir(), "record.key")
+	if err := os.WriteFile(recordKey, []byte(strings.Repeat("k", 64)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	bucket := "storage: {bucket: {url: 's3://x?region=a&prefix=p/', presign: 0}}\n"
 	for _, test := range []struct {
 		name, yaml string
@@ -388,6 +394,10 @@ func TestShared(t *testing.T) {
 			name: "PasswordFile", yaml: bucket + "store:\n  redis: {url: 'rediss://h:6380/2', username: me, password_file: " + secret + ", key_prefix: a.b, ca_file: ca.pem}\n",
 			want:  Redis{URL: "rediss://h:6380/2", Username: "me", Password: "from-file", KeyPrefix: "a.b", CAFile: "ca.pem"},
 			shows: "store.redis.password: (set)\n",
+		},
+		{
+			name: "RecordKeyFile", yaml: bucket + "store:\n  redis: {url: 'redis://h', record_key_file: " + recordKey + "}\n",
+			want: Redis{URL: "redis://h", KeyPrefix: "spillway", RecordKey: []byte(strings.Repeat("k", 64))}, shows: "store.redis.record_key_file: " + recordKey + "\n",
 		},
 		{
 			name: "PasswordReference", yaml: bucket + "store: {redis: {url: 'redis://h', password: '${P}'}}\n", env: []string{"P=secret"},
@@ -427,7 +437,7 @@ func TestShared(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := c.Store.Redis
-			got.passwordFile = ""
+			got.passwordFile, got.recordKeyFile = "", ""
 			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(Redis{})); diff != "" {
 				t.Errorf("redis (-want +got):\n%s", diff)
 			}

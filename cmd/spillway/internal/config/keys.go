@@ -78,6 +78,7 @@ func keysOf(c *Config) []key {
 		text("store.redis.username", &r.Username),
 		secret("store.redis.password", &r.Password),
 		text("store.redis.password_file", &r.passwordFile),
+		text("store.redis.record_key_file", &r.recordKeyFile),
 		parsed(KeyRedisPrefix, &r.KeyPrefix, parseKeyPrefix, func(v string) string { return v }),
 		text("store.redis.ca_file", &r.CAFile),
 		text("store.redis.cert_file", &r.CertFile),
