@@ -60,7 +60,7 @@ func TestLifeOfAnExport(t *testing.T) {
 	w.complete(t, jobs.Result{Segments: []jobs.Segment{second}})
 	inProgress("99% done: 450 of 450 resources", "10")
 	w.complete(t, jobs.Result{Files: []jobs.File{
-		{Name: "1.Patient.ndjson", Kind: jobs.KindOutput, Type: "Patient", Count: 450, Segments: []jobs.Segment{segment, second}},
+		{Name: "1.Patient.ndjson", Kind: jobs.KindOutput, Type: "Patient", Count: 450, Size: 2 * segment.Size, Segments: []jobs.Segment{segment, second}},
 		{Name: "2.Bundle.ndjson", Kind: jobs.KindDeleted, Type: "Bundle", Count: 2},
 		{Name: "3.OperationOutcome.ndjson", Kind: jobs.KindOutcome, Type: "OperationOutcome", Count: 1},
 	}})

@@ -341,9 +341,10 @@ func (w *world) segment(t testing.TB, key string, encoding jobs.Encoding, lines 
 		stored, crc = b.Bytes(), z.CRC32()
 	}
 	w.put(t, key, stored)
-	sum := sha256.Sum256(stored)
+	sum, linesSum := sha256.Sum256(stored), sha256.Sum256(plain)
 	return jobs.Segment{
-		Key: key, Kind: jobs.KindOutput, Type: "Patient", Encoding: encoding, Count: int64(len(lines)),
+		PlainSHA256: hex.EncodeToString(linesSum[:]),
+		Key:         key, Kind: jobs.KindOutput, Type: "Patient", Encoding: encoding, Count: int64(len(lines)),
 		Size: int64(len(plain)), StoredSize: int64(len(stored)), SHA256: hex.EncodeToString(sum[:]), CRC32: crc,
 	}
 }

@@ -78,6 +78,9 @@ type Request struct {
 	// Notes are what the client must be told in the outcome file, such as
 	// parameters that lenient handling ignored.
 	Notes []Note `json:"notes,omitempty"`
+	// Continues is the transactionTime of an earlier export whose changes since
+	// then are asked for. Zero: the request does not say that there is one.
+	Continues time.Time `json:"continues,omitzero"`
 	// URL is the kick-off address, shown as "request" in the manifest.
 	URL string `json:"url"`
 }
@@ -294,6 +297,18 @@ type Segment struct {
 	SHA256     string   `json:"sha256"`     // of the stored bytes, lower-case hex
 	// CRC32 is that of the uncompressed bytes, at EncodingGzip only.
 	CRC32 uint32 `json:"crc32,omitempty"`
+	// PlainSHA256 is as SHA256, of the uncompressed bytes, at EncodingGzip only.
+	// Segments that earlier versions wrote lack it.
+	PlainSHA256 string `json:"plainSha256,omitempty"`
+}
+
+// LinesSHA256 returns the SHA-256 of the uncompressed bytes in lower-case hex,
+// or "" if it is not known.
+func (s Segment) LinesSHA256() string {
+	if s.Encoding == EncodingGzip {
+		return s.PlainSHA256
+	}
+	return s.SHA256
 }
 
 // KeyPrefix is the prefix of every storage key of a job, ending in a slash.

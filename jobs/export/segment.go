@@ -33,6 +33,7 @@ type segments struct {
 	object  storage.Writer
 	stored  *hashingWriter
 	packer  *jobs.GzipWriter // nil for identity
+	plain   hash.Hash        // of the lines, beside packer
 	current io.Writer        // packer or stored
 	chunk   []byte           // lines on their way to current
 }
@@ -79,6 +80,9 @@ func (s *segments) writeLine(ctx context.Context, line []byte) error {
 // flush writes what was gathered. Hashing and compressing many lines at once
 // costs less than one after another.
 func (s *segments) flush() error {
+	if s.packer != nil {
+		s.plain.Write(s.chunk)
+	}
 	if _, err := s.current.Write(s.chunk); err != nil {
 		return unwritten("writing a segment", err)
 	}
@@ -109,8 +113,10 @@ func (s *segments) begin(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			s.plain = sha256.New()
 		} else {
 			s.packer.Reset(s.stored)
+			s.plain.Reset()
 		}
 		s.current = s.packer
 	}
@@ -153,6 +159,7 @@ func (s *segments) end(ctx context.Context) error {
 			return unwritten("closing a segment", err)
 		}
 		s.open.CRC32 = s.packer.CRC32()
+		s.open.PlainSHA256 = hex.EncodeToString(s.plain.Sum(nil))
 	}
 	if err := s.object.Commit(ctx); err != nil {
 		return unwritten("committing a segment", err)

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,7 +212,8 @@ func (w *world) lines(t *testing.T, f jobs.File) (lines [][]byte) {
 			text, err = gzip.NewReader(r)
 			must(t, err)
 		}
-		scan := bufio.NewScanner(text)
+		sum := sha256.New()
+		scan := bufio.NewScanner(io.TeeReader(text, sum))
 		scan.Buffer(nil, 64<<20)
 		for scan.Scan() {
 			lines = append(lines, bytes.Clone(scan.Bytes()))
@@ -218,6 +221,9 @@ func (w *world) lines(t *testing.T, f jobs.File) (lines [][]byte) {
 		}
 		must(t, scan.Err())
 		_ = r.Close()
+		if got := hex.EncodeToString(sum.Sum(nil)); got != s.LinesSHA256() {
+			t.Errorf("a segment of %s has the SHA-256 %s, its record says %q", f.Name, got, s.LinesSHA256())
+		}
 	}
 	if size != f.Size {
 		t.Errorf("%s has %d bytes, its size says %d", f.Name, size, f.Size)
