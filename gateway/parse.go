@@ -252,7 +252,7 @@ func (p *parser) types() error {
 	if p.Level == jobs.LevelSystem {
 		return nil
 	}
-	outside := slices.DeleteFunc(slices.Clone(p.Types), fhir.InPatientCompartment)
+	outside := slices.DeleteFunc(slices.Clone(p.Types), p.release().InPatientCompartment)
 	if len(outside) == len(p.Types) {
 		return p.ignore(paramType, "none of the types asked for belongs to the patient compartment, so a %s export of them is empty; ask for them at the system level", p.Level)
 	}
@@ -260,6 +260,14 @@ func (p *parser) types() error {
 		p.warn(fmt.Sprintf("%s: %s is not exported, since it does not belong to the patient compartment; ask for it at the system level", paramType, name))
 	}
 	return nil
+}
+
+// release is that of the upstream, which decides on what belongs to patients.
+func (p *parser) release() fhir.Release {
+	if p.caps == nil {
+		return fhir.R4
+	}
+	return fhir.ReleaseOf(p.caps.FHIRVersion)
 }
 
 // offers reports whether the upstream's statement has the type.

@@ -44,9 +44,9 @@ func shapes(name string) bool {
 
 // selectsPatients reports whether the parameter is one by which the export
 // itself restricts the type to the patients that it may read.
-func selectsPatients(typ, name string) bool {
+func selectsPatients(release fhir.Release, typ, name string) bool {
 	return strings.EqualFold(name, "_id") || strings.EqualFold(name, "patient") ||
-		slices.ContainsFunc(fhir.PatientCompartment(typ), func(c fhir.CompartmentParam) bool { return strings.EqualFold(c.Name, name) })
+		slices.ContainsFunc(release.PatientCompartment(typ), func(c fhir.CompartmentParam) bool { return strings.EqualFold(c.Name, name) })
 }
 
 // typeFilters reads all _typeFilter values. Several filters of one type are
@@ -98,7 +98,7 @@ func (p *parser) skipFilter(typ string) (bool, error) {
 		return false, nil
 	case !p.offers(typ):
 		return true, p.ignore(paramTypeFilter, "the filter for %s has no effect, since the upstream FHIR server does not offer the type", typ)
-	case p.Level != jobs.LevelSystem && !fhir.InPatientCompartment(typ):
+	case p.Level != jobs.LevelSystem && !p.release().InPatientCompartment(typ):
 		return true, p.ignore(paramTypeFilter, "the filter for %s has no effect, since the type does not belong to the patient compartment", typ)
 	}
 	return false, nil
@@ -118,7 +118,7 @@ func (p *parser) supported(typ string, asked []searchParameter) ([]searchParamet
 			err = p.ignore(paramTypeFilter, "_lastUpdated is not allowed in a filter; use _since and _until")
 		case shapes(base):
 			err = p.ignore(paramTypeFilter, "the parameter %s is not allowed in a filter", quoted(base))
-		case p.Level != jobs.LevelSystem && selectsPatients(typ, base):
+		case p.Level != jobs.LevelSystem && selectsPatients(p.release(), typ, base):
 			err = p.ignore(paramTypeFilter, "the parameter %s is not allowed in a filter for %s at this level; name patients with the parameter patient, in the body of a POST", quoted(base), typ)
 		case !searchName.MatchString(parameter.name):
 			err = p.ignore(paramTypeFilter, "the parameter %s of the filter for %s is not supported; chained parameters and modifiers that are types are not", quoted(parameter.name), typ)

@@ -209,7 +209,7 @@ func FuzzTypeFilter(f *testing.F) {
 				}
 				for name, values := range sent {
 					base, _, _ := strings.Cut(name, ":")
-					if shapes(base) || level != jobs.LevelSystem && selectsPatients(filter.Type, base) || strings.ContainsAny(name, ".&=;?# ") || !testCapabilities().Has(filter.Type, base) {
+					if shapes(base) || level != jobs.LevelSystem && selectsPatients(fhir.R4, filter.Type, base) || strings.ContainsAny(name, ".&=;?# ") || !testCapabilities().Has(filter.Type, base) {
 						t.Errorf("%q would be sent", name)
 					}
 					for _, v := range values {

@@ -114,7 +114,7 @@ func (r *reader) inScope(h fhir.Header, resource []byte) (bool, error) {
 		return h.ID == r.batch.only, nil
 	case scopeCompartment:
 		found := false
-		err := fhir.PatientRefs(h.Type, resource, func(string, string) bool {
+		err := r.spec.Release.PatientRefs(h.Type, resource, func(string, string) bool {
 			found = true
 			return false
 		})

@@ -36,6 +36,7 @@ type batch struct {
 	cohort   *cohort
 	from, to int
 	only     string // at scopeID
+	release  fhir.Release
 	// lenient says that resources of none of the patients are to be expected.
 	lenient bool
 }
@@ -48,7 +49,7 @@ func (b *batch) ids() []string { return b.cohort.ids[b.from:b.to] }
 // ignores the patient parameter.
 func (b *batch) owns(h fhir.Header, resource []byte) (bool, error) {
 	first := -1
-	err := fhir.PatientRefs(h.Type, resource, func(param, id string) bool {
+	err := b.release.PatientRefs(h.Type, resource, func(param, id string) bool {
 		if h.Type == "Patient" && id != h.ID {
 			return true // a link to another patient does not make this one a member
 		}
@@ -83,7 +84,7 @@ func (a *attempt) openBatch(ctx context.Context, spec sliceSpec) (*batch, error)
 		if spec.Batch.From < 0 || spec.Batch.To > len(c.ids) || spec.Batch.From >= spec.Batch.To {
 			return nil, fmt.Errorf("export: batch %d to %d of a cohort of %d", spec.Batch.From, spec.Batch.To, len(c.ids))
 		}
-		return &batch{cohort: c, from: spec.Batch.From, to: spec.Batch.To}, nil
+		return &batch{cohort: c, from: spec.Batch.From, to: spec.Batch.To, release: spec.Read.Release}, nil
 	}
 	return nil, nil
 }

@@ -273,7 +273,7 @@ func TestPatientsUnderFire(t *testing.T) {
 			f.extinguish()
 			belongs := func(typ, _ string, r []byte) bool {
 				found := false
-				must(t, fhir.PatientRefs(typ, r, func(param, id string) bool {
+				must(t, fhir.R4.PatientRefs(typ, r, func(param, id string) bool {
 					found = test.in(param, id)
 					return !found
 				}))

@@ -141,6 +141,11 @@ type planner struct {
 	summary planSummary
 }
 
+// release is the upstream's release of FHIR.
+func (p *planner) release() fhir.Release {
+	return fhir.ReleaseOf(p.facts.Capabilities.FHIRVersion)
+}
+
 // blind reports whether the upstream cannot search by _lastUpdated.
 func (p *planner) blind() bool {
 	return p.facts.LastUpdated == upstream.Ignored || p.facts.LastUpdated == upstream.Refused
@@ -204,7 +209,7 @@ func (p *planner) typesOf(listed bool) []string {
 		case len(request.Types) > 0 && !asked:
 		case !asked && t.Type == "Provenance" && len(request.IncludeAssociatedData) > 0:
 			// the associated unit reads it
-		case request.Level != jobs.LevelSystem && !fhir.InPatientCompartment(t.Type):
+		case request.Level != jobs.LevelSystem && !p.release().InPatientCompartment(t.Type):
 		case request.Level == jobs.LevelPatient && listed && t.Type == "Group":
 			// groups of the same patients name other patients
 			if asked {
@@ -236,7 +241,7 @@ func filtersOf(r jobs.Request, typ string) []string {
 func (p *planner) readSpec(typ string) readSpec {
 	read := readSpec{
 		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
-		Whole: p.blind(), Paging: pagingOf(p.facts),
+		Whole: p.blind(), Paging: pagingOf(p.facts), Release: p.release(),
 	}
 	if len(read.Alternatives) == 0 {
 		read.Alternatives = []string{""}

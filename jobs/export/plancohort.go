@@ -104,7 +104,7 @@ func (p *planner) compartmentParameters(typ string) []string {
 		return []string{"_id"}
 	}
 	var names []string
-	for _, parameter := range fhir.PatientCompartment(typ) {
+	for _, parameter := range p.release().PatientCompartment(typ) {
 		if p.facts.Capabilities.Has(typ, parameter.Name) {
 			names = append(names, parameter.Name)
 		}

@@ -38,6 +38,8 @@ type readSpec struct {
 	Fine bool `json:"fine,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
+	// Release of the upstream decides on what belongs to a patient.
+	Release fhir.Release `json:"release,omitempty"`
 }
 
 // paging is what of the facts decides on how pages are read. It goes with the

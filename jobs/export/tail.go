@@ -206,7 +206,7 @@ func (a *attempt) wholeBatch(ctx context.Context, planned plannedType) (*batch, 
 		if err != nil {
 			return nil, err
 		}
-		return &batch{cohort: c, to: len(c.ids), lenient: true}, nil
+		return &batch{cohort: c, to: len(c.ids), release: planned.Read.Release, lenient: true}, nil
 	}
 	return nil, nil
 }

@@ -16,11 +16,38 @@ type CompartmentParam struct {
 	Paths []string
 }
 
+// A Release is a release of FHIR, as far as it decides on compartments. The
+// zero value is R4.
+type Release int
+
+// R4B (4.3.0) has the Patient compartment of R4 (4.0.1), word for word.
+const (
+	R4 Release = iota
+	R5
+)
+
+// ReleaseOf returns the release of a fhirVersion, such as "4.3.0". What is not
+// known is taken for R4.
+func ReleaseOf(version string) Release {
+	if strings.HasPrefix(version, "5.") {
+		return R5
+	}
+	return R4
+}
+
+// compartment is the definition, by type. It is shared.
+func (r Release) compartment() map[string][]CompartmentParam {
+	if r == R5 {
+		return patientCompartmentR5
+	}
+	return patientCompartmentR4
+}
+
 // PatientCompartment returns the parameters that make up the Patient
-// compartment for a type, in the order of HL7's R4 definition; nil if the type
-// is outside of it. For Patient, "_id" comes first. The result is the caller's.
-func PatientCompartment(typ string) []CompartmentParam {
-	params := slices.Clone(patientCompartmentR4[typ])
+// compartment for a type, as HL7 defines it for the release; nil if the type is
+// outside of it. For Patient, "_id" comes first. The result is the caller's.
+func (r Release) PatientCompartment(typ string) []CompartmentParam {
+	params := slices.Clone(r.compartment()[typ])
 	for i := range params {
 		params[i].Paths = slices.Clone(params[i].Paths)
 	}
@@ -29,8 +56,8 @@ func PatientCompartment(typ string) []CompartmentParam {
 
 // InPatientCompartment reports whether resources of the type can be in the
 // Patient compartment.
-func InPatientCompartment(typ string) bool {
-	return len(patientCompartmentR4[typ]) > 0
+func (r Release) InPatientCompartment(typ string) bool {
+	return len(r.compartment()[typ]) > 0
 }
 
 // PatientRefs calls yield with the id of each Patient in whose compartment the
@@ -39,7 +66,7 @@ func InPatientCompartment(typ string) bool {
 // are understood as by ParseReference, so the base of an absolute one does not
 // matter. It ends early when yield returns false. The error wraps ErrMalformed:
 // resource is no JSON object.
-func PatientRefs(typ string, resource []byte, yield func(param, patientID string) bool) error {
+func (r Release) PatientRefs(typ string, resource []byte, yield func(param, patientID string) bool) error {
 	if typ == "Patient" {
 		h, err := ReadHeader(resource)
 		if err != nil {
@@ -49,7 +76,7 @@ func PatientRefs(typ string, resource []byte, yield func(param, patientID string
 			return nil
 		}
 	}
-	params := patientCompartmentR4[typ]
+	params := r.compartment()[typ]
 	c := cursor{b: resource}
 	c.object("a resource")
 	for name, ok := c.member(); ok; name, ok = c.member() {

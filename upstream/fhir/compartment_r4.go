@@ -1,8 +1,8 @@
 package fhir
 
-// patientCompartmentR4 is HL7's CompartmentDefinition "patient" of R4 (4.0.1),
-// with the element paths of each search parameter's expression in the same
-// release. Never changed after start.
+// patientCompartmentR4 is HL7's CompartmentDefinition "patient" of R4 (4.0.1)
+// and R4B (4.3.0), which are the same, with the element paths of each search
+// parameter's expression in these releases. Never changed after start.
 var patientCompartmentR4 = map[string][]CompartmentParam{
 	"Account":                     {{"subject", []string{"subject"}}},
 	"AdverseEvent":                {{"subject", []string{"subject"}}},

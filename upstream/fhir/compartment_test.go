@@ -31,31 +31,62 @@ func TestPatientCompartment(t *testing.T) {
 		{"patient", nil},
 	}
 	for _, tt := range tests {
-		if d := cmp.Diff(tt.want, PatientCompartment(tt.typ)); d != "" {
+		if d := cmp.Diff(tt.want, R4.PatientCompartment(tt.typ)); d != "" {
 			t.Errorf("%s: -want +got\n%s", tt.typ, d)
 		}
-		if got := InPatientCompartment(tt.typ); got != (tt.want != nil) {
+		if got := R4.InPatientCompartment(tt.typ); got != (tt.want != nil) {
 			t.Errorf("%s: InPatientCompartment is %v", tt.typ, got)
 		}
 	}
-	if len(patientCompartmentR4) != 66 {
-		t.Errorf("%d types", len(patientCompartmentR4))
-	}
-	for typ, params := range patientCompartmentR4 {
-		if !KnownType(typ) {
-			t.Errorf("%s is no type", typ)
+	for release, types := range map[Release]int{R4: 66, R5: 73} {
+		if n := len(release.compartment()); n != types {
+			t.Errorf("release %d has %d types, want %d", release, n, types)
 		}
-		for _, p := range params {
-			if len(p.Paths) == 0 && p.Name != "_id" {
-				t.Errorf("%s: %s has no path", typ, p.Name)
+		for typ, params := range release.compartment() {
+			if !KnownType(typ) {
+				t.Errorf("%s is no type", typ)
+			}
+			for _, p := range params {
+				if len(p.Paths) == 0 && p.Name != "_id" {
+					t.Errorf("%s: %s has no path", typ, p.Name)
+				}
 			}
 		}
 	}
 }
 
+// TestCompartmentOfReleases is about where R5 differs from R4.
+func TestCompartmentOfReleases(t *testing.T) {
+	tests := []struct {
+		version, typ, resource string
+		want                   []string
+	}{
+		{"4.0.1", "Task", `{"for":{"reference":"Patient/a"}}`, nil},
+		{"4.3.0", "Task", `{"for":{"reference":"Patient/a"}}`, nil},
+		{"5.0.0", "Task", `{"for":{"reference":"Patient/a"}}`, []string{"patient a"}},
+		{"4.3.0", "Media", `{"subject":{"reference":"Patient/a"}}`, []string{"subject a"}},
+		{"5.0.0", "Media", `{"subject":{"reference":"Patient/a"}}`, nil},
+		{"", "Consent", `{"patient":{"reference":"Patient/a"},"subject":{"reference":"Patient/b"}}`, []string{"patient a"}},
+		{"5.0.0", "Consent", `{"patient":{"reference":"Patient/a"},"subject":{"reference":"Patient/b"}}`, []string{"subject b"}},
+		{"5.0.0", "DeviceRequest", `{"performer":{"reference":{"reference":"Patient/a"}}}`, []string{"performer a"}},
+		{"5.0.0", "NutritionIntake", `{"reportedReference":{"reference":"Patient/a"}}`, []string{"source a"}},
+		{"5.0.0-ballot", "RequestOrchestration", `{"action":[{"participant":[{"actorReference":{"reference":"Patient/a"}}]}]}`, []string{"participant a"}},
+	}
+	for _, tt := range tests {
+		var got []string
+		err := ReleaseOf(tt.version).PatientRefs(tt.typ, []byte(tt.resource), func(param, id string) bool {
+			got = append(got, param+" "+id)
+			return true
+		})
+		if d := cmp.Diff(tt.want, got); d != "" || err != nil {
+			t.Errorf("%s %s: %v, -want +got\n%s", tt.version, tt.typ, err, d)
+		}
+	}
+}
+
 func TestPatientCompartmentIsTheCallers(t *testing.T) {
-	PatientCompartment("Observation")[0].Paths[0] = "x"
-	if got := PatientCompartment("Observation")[0].Paths[0]; got != "subject" {
+	R4.PatientCompartment("Observation")[0].Paths[0] = "x"
+	if got := R4.PatientCompartment("Observation")[0].Paths[0]; got != "subject" {
 		t.Errorf("got %s", got)
 	}
 }
@@ -82,7 +113,7 @@ func TestPatientRefs(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			err := PatientRefs(tt.typ, []byte(tt.in), func(param, id string) bool {
+			err := R4.PatientRefs(tt.typ, []byte(tt.in), func(param, id string) bool {
 				got = append(got, param+" "+id)
 				return true
 			})
@@ -93,14 +124,14 @@ func TestPatientRefs(t *testing.T) {
 				t.Errorf("-want +got\n%s", d)
 			}
 			n := 0
-			if err := PatientRefs(tt.typ, []byte(tt.in), func(string, string) bool { n++; return false }); err != nil || n > 1 {
+			if err := R4.PatientRefs(tt.typ, []byte(tt.in), func(string, string) bool { n++; return false }); err != nil || n > 1 {
 				t.Errorf("%d calls, %v", n, err)
 			}
 		})
 	}
 	for _, in := range []string{``, `[]`, `{"subject":`} {
 		for _, typ := range []string{"Observation", "Patient"} {
-			if err := PatientRefs(typ, []byte(in), nil); !errors.Is(err, ErrMalformed) {
+			if err := R4.PatientRefs(typ, []byte(in), nil); !errors.Is(err, ErrMalformed) {
 				t.Errorf("%q: got %v", in, err)
 			}
 		}
@@ -141,7 +172,7 @@ func TestDeepNestingUnchecked(t *testing.T) {
 	_, _ = ReadHeader(deep)
 	_, _ = AppendLine(nil, deep)
 	_, _ = Subset(nil, deep, "Observation", []string{"subject"})
-	if err := PatientRefs("Observation", deep, func(string, string) bool { return true }); !errors.Is(err, ErrMalformed) {
+	if err := R4.PatientRefs("Observation", deep, func(string, string) bool { return true }); !errors.Is(err, ErrMalformed) {
 		t.Errorf("got %v", err)
 	}
 	if err := References(deep, "subject", func(string) bool { return true }); !errors.Is(err, ErrMalformed) {

@@ -12,14 +12,14 @@
 //	ReadGroup         the members of a Group
 //	ReadCapabilities  a capability statement, as far as Spillway needs it
 //	MergeCapabilities the same statement with the export operations in it
-//	PatientRefs       which patients' compartments a resource is in
+//	Release           the Patient compartment of a release of FHIR: which patients' a resource is in
 //	ParseInstant      instants, dates, ids, references and type names
 //
 // Bytes from outside are checked once, where they come in: ScanBundle,
 // ReadResource and the readers of whole documents. jsontext checks, but entries
 // of a Bundle are first tried by a scanner of our own that is several times
 // faster and accepts nothing that jsontext would not. What works on
-// one resource (ReadHeader, AppendLine, Subset, References, PatientRefs)
+// one resource (ReadHeader, AppendLine, Subset, References, Release.PatientRefs)
 // expects bytes that were checked so; on others it returns an error or a
 // result of no meaning, but does not panic.
 //
