@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/upstream/fhir"
+	"spillway/upstream/profile"
 )
 
 // factsAge is how long what was learnt is believed.
@@ -56,6 +57,9 @@ type Config struct {
 	Process string
 	// PageSize is the _count that searches ask for. Zero means 1000.
 	PageSize int
+	// Profile is what is known of the server beside what Learn finds out. Nil: the
+	// built-in profile that fits what the server says of itself.
+	Profile *profile.Profile
 	// MaxOutage is how long an upstream that answers nothing is waited for, once
 	// it has answered at all. Zero means 5m.
 	MaxOutage time.Duration
@@ -116,6 +120,7 @@ type Client struct {
 	inflaters sync.Pool // of *gunzip
 
 	bareAccept   atomic.Bool  // the upstream refuses our Accept header
+	unstrict     atomic.Bool  // it refuses Prefer: handling=strict
 	pageSize     atomic.Int64 // the _count that it accepts; 0: Config.PageSize
 	capabilities cell[fhir.Capabilities]
 	facts        cell[Facts]

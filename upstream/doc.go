@@ -22,6 +22,13 @@
 //	links.go      where a next link may lead
 //	cell.go       what is fetched once and shared
 //
+// What is known of the server comes from these:
+//
+//	learn.go      what is asked, in which order
+//	probes.go     one question each
+//	supply.go     which profile counts, and what it adds (package profile)
+//	facts.go      the answers
+//
 // The governor draws its conclusions (judge.go) from these:
 //
 //	gauge.go      latency that rises

@@ -5,31 +5,20 @@ import (
 	"time"
 
 	"spillway/upstream/fhir"
+	"spillway/upstream/profile"
 )
 
 // Support says what the upstream does with something that it was asked for.
-type Support int
+type Support = profile.Support
 
-// The zero Support is Unknown.
+// The zero Support is Unknown: not probed, because there was nothing to probe
+// it with, the probe failed or was forbidden; and the profile does not know.
 const (
-	Unknown Support = iota // not probed: there was nothing to probe it with, or the probe failed
-	Works                  // it does what the specification says
-	Ignored                // it answers, but not to what was asked
-	Refused                // it does not do it, or says no
+	Unknown = profile.Unknown
+	Works   = profile.Works   // it does what the specification says
+	Ignored = profile.Ignored // it answers, but not to what was asked
+	Refused = profile.Refused // it does not do it, or says no
 )
-
-// String returns a word for a table.
-func (s Support) String() string {
-	switch s {
-	case Works:
-		return "works"
-	case Ignored:
-		return "ignored"
-	case Refused:
-		return "refused"
-	}
-	return "unknown"
-}
 
 // CountMode is a way to ask for a count.
 type CountMode int
@@ -52,9 +41,17 @@ func (m CountMode) String() string {
 	return "none"
 }
 
-// Facts are what Learn found out. They are shared: not to be changed.
+// Facts are what Learn found out, and what the profile knows where nothing could
+// be found out. They are shared: not to be changed.
 type Facts struct {
 	Capabilities *fhir.Capabilities
+	// Profile is what is known of such servers; never nil. ProfileBy says in
+	// words why it was chosen.
+	Profile   *profile.Profile
+	ProfileBy string
+	// Supplied and Overruled are the facts that come from the profile alone, and
+	// those in which the probes found otherwise, in words for an operator.
+	Supplied, Overruled []string
 	// ClockOffset is the upstream's clock minus ours. It is 0 if the Date header
 	// can be true by our clock; else it is the largest that Date, which has whole
 	// seconds, allows. So our clock plus ClockOffset is never behind the upstream's.
@@ -63,6 +60,7 @@ type Facts struct {
 	LastUpdated    Support   // windows on _lastUpdated
 	Counts         Support   // counts that were right for the probe
 	CountMode      CountMode // how to ask for them; CountNone unless Counts is Works
+	LastPageTotal  bool      // though Counts is not Works, the total on the last page of a search is exact
 	Sort           Support   // _sort=_lastUpdated and -_lastUpdated
 	PostSearch     Support   // POST [type]/_search
 	Direct         Support   // Cache-Control: no-store, max-results=N, which reads one page past the store of searches, as HAPI

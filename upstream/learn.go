@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spillway/upstream/fhir"
+	"spillway/upstream/profile"
 )
 
 const (
@@ -20,7 +21,8 @@ const (
 // likelyTypes are asked for data first.
 var likelyTypes = [...]string{"Patient", "Observation", "Encounter", "Condition", "Organization"}
 
-// Learn finds out by asking what the upstream can do. What it found is kept for
+// Learn finds out by asking what the upstream can do, and takes from its profile
+// what cannot be asked. What it found is kept for
 // 10 minutes, or until Forget; concurrent callers share one run. A probe that
 // fails leaves its fact Unknown or Refused and a sentence in Facts.Problems.
 // Learn itself fails when /metadata does, when the upstream lets us search
@@ -49,6 +51,7 @@ type learner struct {
 	c      *Client
 	f      *Facts
 	unsure bool        // a probe failed in a way that may pass
+	heard  bool        // a probe had an answer
 	clock  clockSample // the tightest so far
 
 	typ   string      // the type that is probed; it may have no data
@@ -69,14 +72,44 @@ func (l *learner) learn(ctx context.Context) error {
 	if p := versionProblem(caps.FHIRVersion); p != "" {
 		l.problem("%s", p)
 	}
-	steps := []func(context.Context) error{l.findData}
-	steps = append(steps, l.probePageSize, l.probeLastUpdated, l.probeCounts, l.probeSort, l.probeDirect, l.probePost, l.probeHistory)
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
-			return err
+	l.chooseProfile()
+	for _, step := range [...]struct {
+		probe profile.Probe
+		ask   func(context.Context) error
+	}{
+		{profile.ProbeData, l.findData}, {profile.ProbePage, l.probePageSize}, {profile.ProbeLastUpdated, l.probeLastUpdated},
+		{profile.ProbeCounts, l.probeCounts}, {profile.ProbeSort, l.probeSort}, {profile.ProbeDirect, l.probeDirect},
+		{profile.ProbePost, l.probePost}, {profile.ProbeHistory, l.probeHistory},
+	} {
+		if l.may(step.probe) {
+			if err := step.ask(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	l.limitPage()
+	l.supply()
+	return l.readClock(ctx)
+}
+
+// limitPage keeps to the profile's page size where none was found by asking.
+func (l *learner) limitPage() {
+	most := l.f.Profile.PageMax
+	if most == 0 || l.f.ProbeType != "" && l.may(profile.ProbePage) {
+		return
+	}
+	l.f.PageSize = min(l.f.PageSize, most)
+	l.c.pageSize.Store(int64(l.f.PageSize))
+}
+
+// readClock takes the clock from the statement if no probe had an answer.
+func (l *learner) readClock(ctx context.Context) error {
+	if l.heard {
+		return nil
+	}
+	_, last, err := l.c.fetchCapabilities(ctx)
+	l.note(last)
+	return err
 }
 
 // problem adds a sentence.
@@ -89,6 +122,7 @@ func (l *learner) note(re *reply) {
 	if re == nil {
 		return
 	}
+	l.heard = true
 	date, err := http.ParseTime(re.header.Get("Date"))
 	if err != nil {
 		return
@@ -152,8 +186,10 @@ func (l *learner) follow(ctx context.Context, r *request, typ string) (glance, e
 	return g, err
 }
 
-// candidates are the types to look for data in, the likely ones first.
-func candidates(caps *fhir.Capabilities) []string {
+// candidates are the types to look for data in, the likely ones first. Those
+// that cannot be searched as a whole, without more, are none.
+func (l *learner) candidates() []string {
+	caps := l.f.Capabilities
 	var types []string
 	for _, t := range likelyTypes {
 		if _, listed := caps.Type(t); listed || len(caps.Types) == 0 {
@@ -167,20 +203,24 @@ func candidates(caps *fhir.Capabilities) []string {
 	}
 	return slices.DeleteFunc(types, func(name string) bool {
 		t, listed := caps.Type(name)
-		return listed && len(t.Interactions) > 0 && !caps.Can(name, "search-type")
+		r := l.f.Rule(name)
+		return listed && len(t.Interactions) > 0 && !caps.Can(name, "search-type") ||
+			r.Search != profile.ScopeWhole || len(r.With) > 0
 	})
 }
 
 // findData looks for a type with data, and at the next link of a page of one.
 func (l *learner) findData(ctx context.Context) error {
-	types := candidates(l.f.Capabilities)
+	types := l.candidates()
 	if len(types) == 0 {
-		l.problem("The capability statement lists no type that can be searched.")
+		if !l.f.Profile.Patients.Required {
+			l.problem("The capability statement lists no type that can be searched.")
+		}
 		return nil
 	}
 	var denied *RequestError
 	var problems []string
-	refusals := 0
+	refusals, refused := 0, 0 // for want of a right, and for the search as it is
 	types = types[:min(len(types), maxDataTries)]
 	for _, t := range types {
 		g, r, err := l.look(ctx, Search{Type: t}, "_count=1")
@@ -188,6 +228,8 @@ func (l *learner) findData(ctx context.Context) error {
 			var f *RequestError
 			if errors.As(err, &f) && f.Kind == KindAuth {
 				denied, refusals = f, refusals+1
+			} else if f != nil && f.Kind == KindStatus && !f.Temporary() {
+				refused++
 			}
 			had := len(l.f.Problems)
 			if _, err := l.failed(err); err != nil {
@@ -209,6 +251,10 @@ func (l *learner) findData(ctx context.Context) error {
 		return denied
 	}
 	l.f.Problems = append(l.f.Problems, problems...)
+	if refused == len(types) {
+		l.problem("Searches of whole types are refused. If this server finds resources by patient only, say so in a profile (patients: {required: true}).")
+		return nil
+	}
 	l.problem("No data was found in the %d types that were tried, so not all could be probed.", len(types))
 	return nil
 }

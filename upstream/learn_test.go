@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spillway/upstream/profile"
 )
 
 // instants are n times a minute apart, some of them alike.
@@ -125,6 +127,10 @@ func TestLearn(t *testing.T) {
 				problems := strings.Join(got.Problems, "\n")
 				got.Capabilities, got.Problems = nil, nil
 				got.Direct, got.DirectSize, got.SystemHistory = 0, 0, 0 // see TestLearnWays
+				if got.Profile.Name != profile.Generic || len(got.Supplied)+len(got.Overruled) > 0 {
+					t.Errorf("profile %s, %q, %q", got.Profile.Name, got.Supplied, got.Overruled)
+				}
+				got.Profile, got.ProfileBy = nil, ""
 				if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", tt.want) {
 					t.Errorf("got  %+v\nwant %+v\nproblems: %s", got, tt.want, problems)
 				}

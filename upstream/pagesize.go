@@ -98,18 +98,18 @@ func (p *pageSizes) least(base int) int {
 }
 
 // pageOf is the _count for a search of a type.
-func (c *Client) pageOf(typ string) int { return c.pages.of(typ, c.pageCount()) }
+func (c *Client) pageOf(typ string) int { return c.pages.of(typ, c.pageBase(typ)) }
 
 // pageTooLarge is to be called when a page of asked resources was too much.
 func (c *Client) pageTooLarge(typ string, asked int) (size int, ok bool) {
-	size, ok = c.pages.tooLarge(typ, asked, c.pageCount())
+	size, ok = c.pages.tooLarge(typ, asked, c.pageBase(typ))
 	c.metrics.governor.pages(c.pages.least(c.pageCount()))
 	return size, ok
 }
 
 // pageWent is to be called for every page that went well.
 func (c *Client) pageWent(typ string) {
-	if c.pages.good(typ, c.pageCount()) {
+	if c.pages.good(typ, c.pageBase(typ)) {
 		c.metrics.governor.pages(c.pages.least(c.pageCount()))
 	}
 }

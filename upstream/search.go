@@ -103,7 +103,7 @@ func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind strin
 func (c *Client) Page(ctx context.Context, s Search, next string, visit func(*fhir.Entry) error) (PageInfo, error) {
 	var r *request
 	var err error
-	asked := new(c.pageCount())
+	asked := new(c.pageBase(s.Type))
 	if next == "" {
 		r, asked, err = c.firstRequest(s)
 	} else {

@@ -167,6 +167,9 @@ func (c *Client) newRequest(ctx context.Context, r *request) *http.Request {
 	if c.bareAccept.Load() {
 		h.Del("Accept")
 	}
+	if c.unstrict.Load() {
+		h.Del("Prefer")
+	}
 	req := &http.Request{Method: r.method, URL: r.url, Host: r.url.Host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if r.method == http.MethodPost {
 		h.Set("Content-Type", "application/x-www-form-urlencoded")

@@ -73,7 +73,7 @@ func (r *readiness) Run(ctx context.Context) error {
 		case err == nil:
 			r.learnt("ok")
 			r.log.Info("upstream learnt", "fhir", facts.Capabilities.FHIRVersion, "software", facts.Capabilities.Software,
-				"types", len(facts.Capabilities.Types))
+				"types", len(facts.Capabilities.Types), "profile", facts.Profile.Name)
 			for _, p := range facts.Problems {
 				r.log.Warn("upstream: " + p)
 			}

@@ -21,8 +21,8 @@ import (
 
 func newCheck(c console) *cobra.Command {
 	var o struct {
-		config, upstream string
-		headers          []string
+		config, upstream, profile string
+		headers                   []string
 	}
 	cmd := &cobra.Command{
 		Use:   "check --config FILE | --upstream URL",
@@ -34,11 +34,15 @@ Exit status: 0 it can work, 1 it cannot, 2 the configuration is wrong.`,
 	}
 	cmd.Flags().StringVar(&o.config, "config", "", "YAML `file` of the configuration")
 	cmd.Flags().StringVar(&o.upstream, "upstream", "", "FHIR base `URL` to ask")
+	cmd.Flags().StringVar(&o.profile, "profile", "", "`name` of the kind of server, or a file with its facts (default auto)")
 	cmd.Flags().StringArrayVar(&o.headers, "header", nil, "`header` to send, as 'Name: value' or 'Name: @file'")
 	return command(cmd, func(ctx context.Context) error {
 		in := config.Input{File: o.config, Environ: c.environ, URLFlag: "--upstream", Serve: o.config != ""}
 		if o.upstream != "" {
 			in.Flags = append(in.Flags, config.Flag{Name: "--upstream", Key: config.KeyURL, Value: o.upstream})
+		}
+		if o.profile != "" {
+			in.Flags = append(in.Flags, config.Flag{Name: "--profile", Key: config.KeyProfile, Value: o.profile})
 		}
 		for _, h := range o.headers {
 			in.Flags = append(in.Flags, config.Flag{Name: "--header", Key: config.KeyHeaders, Value: h})
@@ -226,6 +230,7 @@ func (r *report) ask(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	r.facts(facts, cfg.Upstream.PageSize)
+	r.profile(facts, cfg)
 	return nil
 }
 

@@ -72,7 +72,7 @@ func upstreamConfig(c *config.Config, log *slog.Logger, metrics prometheus.Regis
 	u := c.Upstream
 	return upstream.Config{
 		URL: u.URL, Aliases: u.Aliases, Header: u.Header, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
-		PageSize: u.PageSize, MaxOutage: u.MaxOutage, Hours: u.Hours, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
+		PageSize: u.PageSize, Profile: u.Profile, MaxOutage: u.MaxOutage, Hours: u.Hours, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
 		Version: buildVersion(), Registerer: metrics, Logger: log,
 	}
 }
@@ -83,7 +83,7 @@ func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.
 	e.upstream = client
 	x := export.Config{
 		Upstream: client, Storage: e.files, Jobs: e.store, Window: int64(c.Export.Window), FileSize: c.Export.FileSize,
-		Encoding: encoding, Settle: c.Upstream.Settle, PlanConcurrency: c.Upstream.MaxConcurrency,
+		Encoding: encoding, Settle: c.Upstream.Settle, SettleByProfile: !c.Upstream.SettleSet, PlanConcurrency: c.Upstream.MaxConcurrency,
 		Registerer: metrics, Logger: log,
 	}
 	if c.Storage.Bucket.Presign > 0 {

@@ -32,7 +32,7 @@ type exportFlags struct {
 	gzip, quiet         bool
 	logFormat, logLevel string
 
-	settle, concurrency, pageSize, timeout string // "": as configured
+	profile, settle, concurrency, pageSize, timeout string // "": as configured
 }
 
 func newExport(c console) *cobra.Command {
@@ -67,7 +67,8 @@ never overwritten.`,
 	s.StringArrayVar(&f.headers, "header", nil, "`header` to send, as 'Name: value' or 'Name: @file'")
 	s.BoolVar(&f.gzip, "gzip", false, "keep the files compressed (.ndjson.gz)")
 	s.StringVar(&f.config, "config", "", "YAML `file`; its sections upstream and export are used")
-	s.StringVar(&f.settle, "settle", "", "`time` to wait before the newest resources are read (default 5s)")
+	s.StringVar(&f.profile, "profile", "", "`name` of the kind of server, or a file with its facts (default auto)")
+	s.StringVar(&f.settle, "settle", "", "`time` to wait before the newest resources are read (default by profile, or 5s)")
 	s.StringVar(&f.concurrency, "concurrency", "", "`number` of requests at once (default 8)")
 	s.StringVar(&f.pageSize, "page-size", "", "`number` of resources to ask for at once (default 1000)")
 	s.StringVar(&f.timeout, "timeout", "", "`time` to wait for an answer (default 60s)")
@@ -146,6 +147,7 @@ func (f *exportFlags) load(environ []string) (*config.Config, error) {
 	in := config.Input{File: f.config, Environ: environ, URLFlag: "--upstream"}
 	for _, o := range []config.Flag{
 		{Name: "--upstream", Key: config.KeyURL, Value: f.upstream},
+		{Name: "--profile", Key: config.KeyProfile, Value: f.profile},
 		{Name: "--settle", Key: config.KeySettle, Value: f.settle},
 		{Name: "--concurrency", Key: config.KeyConcurrency, Value: f.concurrency},
 		{Name: "--page-size", Key: config.KeyPageSize, Value: f.pageSize},

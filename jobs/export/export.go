@@ -35,6 +35,9 @@ type Config struct {
 	// Settle is how long after the transaction time the upstream may still
 	// make earlier changes visible. Zero means none.
 	Settle time.Duration
+	// SettleByProfile says that where the upstream's profile knows how long that
+	// is, it counts instead of Settle.
+	SettleByProfile bool
 	// PlanConcurrency is how many counts one plan asks for at once; the
 	// upstream's own limit applies as well. Zero means 8.
 	PlanConcurrency int

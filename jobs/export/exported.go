@@ -140,10 +140,14 @@ func (c *account) exportTypes() map[string]bool {
 // upper bound and may be a second too high: the upstream's clock may then be
 // behind the transaction time at kick-off.
 func (a *attempt) settling() time.Duration {
-	if a.facts.ClockOffset != 0 {
-		return a.c.Settle + time.Second
+	settle := a.c.Settle
+	if known := a.facts.Profile.Settle; a.c.SettleByProfile && known != nil {
+		settle = *known
 	}
-	return a.c.Settle
+	if a.facts.ClockOffset != 0 {
+		settle += time.Second
+	}
+	return settle
 }
 
 // settled is when that is, as the NotBefore of a unit.

@@ -11,6 +11,8 @@ import (
 type Capabilities struct {
 	FHIRVersion               string // such as 4.0.1
 	Software, SoftwareVersion string
+	Publisher                 string
+	Implementation            string           // implementation.description
 	Types                     []TypeCapability // in statement order
 	SystemParams              []string         // names of rest.searchParam, which hold for all types
 }
@@ -86,8 +88,12 @@ func (s *capabilityScan) run() error {
 			}
 		case "fhirVersion":
 			s.c.FHIRVersion, err = s.string(name)
+		case "publisher":
+			err = s.publisher()
 		case "software":
 			err = s.software()
+		case "implementation":
+			err = s.implementation()
 		case "rest":
 			err = s.rests()
 		case "issue":
@@ -125,6 +131,31 @@ func (s *capabilityScan) software() error {
 		}
 	}
 	return s.check(&c)
+}
+
+// publisher is only a hint on which server it is, so one that is no string does
+// no harm.
+func (s *capabilityScan) publisher() error {
+	v, err := s.value()
+	c := cursor{b: v}
+	text, _ := c.text()
+	s.c.Publisher = string(text)
+	return err
+}
+
+// implementation is a hint like publisher.
+func (s *capabilityScan) implementation() error {
+	v, err := s.value()
+	c := cursor{b: v}
+	c.object("implementation")
+	for name, ok := c.member(); ok; name, ok = c.member() {
+		if string(name) == "description" {
+			s.c.Implementation = string(c.optionalText("implementation.description"))
+		} else {
+			c.value()
+		}
+	}
+	return err
 }
 
 // rests keeps the first rest entry with mode server.

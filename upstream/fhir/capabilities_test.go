@@ -21,7 +21,7 @@ func TestReadCapabilities(t *testing.T) {
 		{
 			name: "a statement",
 			in: "\xef\xbb\xbf" + `{
-				"resourceType" : "CapabilityStatement", "status":"active", "kind":"instance",
+				"resourceType" : "CapabilityStatement", "status":"active", "kind":"instance", "publisher":"p",
 				"software":{"name":"HAPI FHIR Server","version":"8.8.0","releaseDate":"x"},
 				"implementation":{"description":"d","url":"http://h/fhir"},
 				"fhirVersion":"4.0.1", "format":["json"],
@@ -40,7 +40,7 @@ func TestReadCapabilities(t *testing.T) {
 				 {"mode":"server","resource":[{"type":"Group"}]}],
 				"document":[{"mode":"producer"}]}`,
 			want: &Capabilities{
-				FHIRVersion: "4.0.1", Software: "HAPI FHIR Server", SoftwareVersion: "8.8.0",
+				FHIRVersion: "4.0.1", Software: "HAPI FHIR Server", SoftwareVersion: "8.8.0", Publisher: "p", Implementation: "d",
 				Types: []TypeCapability{
 					{Type: "Patient", SearchParams: []SearchParam{{"_id", "token"}, {"birthdate", "date"}}, Interactions: []string{"read", "search-type"}, Operations: []string{"everything"}},
 					{Type: "Observation"},
@@ -62,6 +62,8 @@ func TestReadCapabilities(t *testing.T) {
 		{name: "a rest that is no object", in: `{"resourceType":"CapabilityStatement","rest":[1]}`, kind: ErrMalformed, text: "an entry of rest is no object"},
 		{name: "a type that is no string", in: `{"resourceType":"CapabilityStatement","rest":[{"resource":[{"type":1}]}]}`, kind: ErrMalformed, text: "rest.resource.type is no string"},
 		{name: "interactions that are no array", in: `{"resourceType":"CapabilityStatement","rest":[{"resource":[{"interaction":{}}]}]}`, kind: ErrMalformed, text: "interaction is no array"},
+		{name: "a publisher that is no string", in: `{"resourceType":"CapabilityStatement","publisher":1,"fhirVersion":"4.0.1"}`, want: &Capabilities{FHIRVersion: "4.0.1"}},
+		{name: "an implementation that is no object", in: `{"resourceType":"CapabilityStatement","implementation":"x","fhirVersion":"4.0.1"}`, want: &Capabilities{FHIRVersion: "4.0.1"}},
 		{name: "software that is no object", in: `{"resourceType":"CapabilityStatement","software":"x"}`, kind: ErrMalformed, text: "software is no object"},
 	}
 	for _, tt := range tests {

@@ -36,6 +36,7 @@ func (l *loader) check(in Input) {
 	} {
 		l.rule(r)
 	}
+	_, c.Upstream.SettleSet = l.places[KeySettle]
 	l.passwordFile()
 	l.recordKey()
 	l.hours()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spillway/upstream"
+	"spillway/upstream/profile"
 )
 
 // Config is a valid configuration. Sizes are bytes, paths are relative to the
@@ -30,11 +31,14 @@ type Config struct {
 
 // Upstream is the FHIR server behind the gateway.
 type Upstream struct {
-	URL            *url.URL       // FHIR base; never nil
-	Aliases        []*url.URL     // other addresses by which it names itself
-	Header         http.Header    // sent with the export's own requests only; holds secrets
-	Profile        string         // always "auto"
+	URL         *url.URL    // FHIR base; never nil
+	Aliases     []*url.URL  // other addresses by which it names itself
+	Header      http.Header // sent with the export's own requests only; holds secrets
+	ProfileName string      // "auto", the name of a built-in profile or the path of one
+	// Profile is what is known of such servers; nil: chosen by what it says of itself.
+	Profile        *profile.Profile
 	Settle         time.Duration  // how late the upstream may show what it has stamped; may be 0
+	SettleSet      bool           // Settle was configured; else the profile's counts
 	Timeout        time.Duration  // of one request
 	MaxConcurrency int            // requests at once
 	PageSize       int            // resources asked for at once
@@ -122,6 +126,7 @@ type Log struct {
 const (
 	KeyURL           = "upstream.url"
 	KeyHeaders       = "upstream.headers"
+	KeyProfile       = "upstream.profile"
 	KeySettle        = "upstream.settle"
 	KeyTimeout       = "upstream.timeout"
 	KeyConcurrency   = "upstream.max_concurrency"
@@ -145,7 +150,7 @@ const (
 func defaults() *Config {
 	return &Config{
 		Upstream: Upstream{
-			Header: http.Header{}, Profile: "auto", Settle: 5 * time.Second, Timeout: time.Minute,
+			Header: http.Header{}, ProfileName: "auto", Settle: 5 * time.Second, Timeout: time.Minute,
 			MaxConcurrency: 8, PageSize: 1000, MaxOutage: 5 * time.Minute, TimeZone: "UTC",
 			PageBytes: 256 << 20, ResourceBytes: 16 << 20,
 		},

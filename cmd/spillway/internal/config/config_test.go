@@ -144,7 +144,7 @@ func TestMessages(t *testing.T) {
 		{name: "ErrDrain", yaml: minimal + "server: {drain: 1h}\n",
 			want: "spillway.yaml:3: server.drain: 1h is out of range; allowed is 0s to 10m0s"},
 		{name: "ErrProfile", yaml: minimal + "  profile: hapi.yaml\n",
-			want: "spillway.yaml:3: upstream.profile: \"hapi.yaml\" is not available in this version; only auto is"},
+			want: "spillway.yaml:3: upstream.profile: \"hapi.yaml\": it is neither auto, nor a built-in profile (blaze, cerner, epic, firely, generic, google, hapi, linuxforhealth, medplum, microsoft), nor a file that can be read: open hapi.yaml: no such file or directory"},
 		{name: "ErrAuthMode", yaml: minimal + "auth: {mode: jwt}\n",
 			want: "spillway.yaml:3: auth.mode: \"jwt\" is not available in this version; only none is"},
 		{name: "ErrAnonymous", yaml: minimal + "server: {listen: '0.0.0.0:8088'}\n",

@@ -11,6 +11,7 @@ import (
 
 	"spillway/jobs/redisstore"
 	"spillway/storage/bucket"
+	"spillway/upstream/profile"
 )
 
 // A key is one thing that can be configured. Exactly one of scalar, list and
@@ -45,7 +46,7 @@ func keysOf(c *Config) []key {
 		address(KeyURL, &u.URL),
 		addresses("upstream.url_aliases", &u.Aliases),
 		headers(KeyHeaders, u.Header),
-		choice("upstream.profile", &u.Profile, []string{"auto"}, nil),
+		profiled(KeyProfile, u),
 		duration(KeySettle, &u.Settle, 0, time.Hour),
 		duration(KeyTimeout, &u.Timeout, 100*time.Millisecond, time.Hour),
 		number(KeyConcurrency, &u.MaxConcurrency, 1, 256),
@@ -95,6 +96,24 @@ func keysOf(c *Config) []key {
 		choice("log.level", &c.Log.Level, []string{"debug", "info", "warn", "error"}, nil),
 		choice("log.format", &c.Log.Format, []string{"text", "json"}, nil),
 	}
+}
+
+// profiled is the key that names the profile of the upstream.
+func profiled(name string, u *Upstream) key {
+	k := text(name, &u.ProfileName)
+	k.scalar = func(v string) error {
+		u.ProfileName, u.Profile = v, nil
+		if v == "auto" {
+			return nil
+		}
+		var err error
+		u.Profile, err = profile.Named(v)
+		if err != nil {
+			return fmt.Errorf("%q: %w", v, err)
+		}
+		return nil
+	}
+	return k
 }
 
 func text(name string, p *string) key {
@@ -241,7 +260,7 @@ func choice(name string, p *string, allowed, later []string) key {
 		case slices.Contains(allowed, v):
 			*p = v
 			return nil
-		case slices.Contains(later, v) || name == "upstream.profile":
+		case slices.Contains(later, v):
 			return fmt.Errorf("%q is not available in this version; only %s is", v, strings.Join(allowed, ", "))
 		}
 		return fmt.Errorf("%q is not allowed here; want %s", v, strings.Join(allowed, ", "))
