@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +81,7 @@ func NewProxy(c ProxyConfig) http.Handler {
 		Rewrite:        p.rewrite,
 		Transport:      p,
 		FlushInterval:  -1,
+		BufferPool:     new(buffers),
 		ModifyResponse: p.rewriteLocations,
 		ErrorHandler:   p.unanswered,
 		ErrorLog:       log.New(io.Discard, "", 0), // its words may quote what the upstream sent
@@ -173,10 +175,29 @@ func (p *proxy) pass(rec *recorder, r *http.Request) {
 	if r.Body != nil {
 		out.Body = here
 	}
-	out.Header = r.Header.Clone()
-	out.Header.Del("Upgrade")
+	if _, ok := r.Header["Upgrade"]; ok {
+		out.Header = r.Header.Clone()
+		out.Header.Del("Upgrade")
+	}
 	p.forward.ServeHTTP(rec, out)
 }
+
+// bufferBytes is what a body is passed on through.
+const bufferBytes = 32 << 10
+
+// buffers lets answers share them, one after the other.
+type buffers struct{ pool sync.Pool }
+
+// Get returns a buffer for one body.
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[bufferBytes]byte); ok {
+		return p[:]
+	}
+	return make([]byte, bufferBytes)
+}
+
+// Put takes a buffer back.
+func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferBytes]byte)(p)) }
 
 // rewrite addresses the outgoing request.
 func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
@@ -250,6 +271,9 @@ func refuse(w http.ResponseWriter, status int, code fhir.IssueCode, text string)
 // spoofable reports whether a header, in any spelling, claims to come from a
 // proxy, or hides another method or path than the request has.
 func spoofable(name string) bool {
+	if name == "" || !strings.ContainsRune("fFvVxX", rune(name[0])) {
+		return false // so for most; what follows costs memory
+	}
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	switch name {
 	case "forwarded", "via", "x-real-ip", "x-http-method", "x-http-method-override", "x-method-override",

@@ -6,6 +6,7 @@
 //	process.go   processes, their CPU and memory, and the fake server's log
 //	fetch.go     the yardsticks: a raw fetch of the same pages, a crawl by next links
 //	hapi.go      the same data in a HAPI server
+//	passthrough.go  what is passed through, beside Caddy
 //	report.go    README.md and plot.svg
 //
 // CPU time says more than wall time where others use the machine, too.

@@ -31,6 +31,8 @@ type bench struct {
 	resources, rounds     int
 	concurrency           int
 	withHAPI, withNative  bool
+	onlyPass              bool
+	caddy                 string
 	spillway, fakeProgram string
 	report                report
 }
@@ -45,13 +47,25 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&b.concurrency, "concurrency", 2, "`number` of requests at once")
 	flags.BoolVar(&b.withHAPI, "hapi", false, "measure before HAPI, too (Java and Maven)")
 	flags.BoolVar(&b.withNative, "native", false, "with -hapi: HAPI's own $export, too (minutes)")
+	flags.StringVar(&b.caddy, "caddy", "", "the `program` caddy, to compare the pass-through with; none: that is left out")
+	flags.BoolVar(&b.onlyPass, "only-passthrough", false, "compare the pass-through alone, and print it only")
+	kilobytes := flags.Bool("serve-kilobyte", false, "be the upstream of the pass-through")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *kilobytes {
+		return serveKilobyte()
 	}
 	b.spillway, b.fakeProgram = filepath.Join(b.bin, "spillway"), filepath.Join(b.bin, "fakefhir")
 	steps := []func(context.Context) error{b.small, b.large, b.slow, b.allocations}
 	if b.withHAPI {
 		steps = append(steps, b.hapi)
+	}
+	if b.caddy != "" {
+		steps = append(steps, b.passThrough)
+	}
+	if b.onlyPass {
+		b.into, steps = "", []func(context.Context) error{b.passThrough}
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

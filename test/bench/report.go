@@ -74,7 +74,7 @@ func (r *report) plot() []byte {
 	var b bytes.Buffer
 	y := 10
 	body := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	for _, unit := range []string{"resources/s", "µs a resource", "s", "CPU s"} {
+	for _, unit := range []string{"resources/s", "µs a resource", "s", "CPU s", "requests/s", "ms"} {
 		greatest := 0.0
 		for _, one := range r.rows {
 			if one.unit == unit {
