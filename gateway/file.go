@@ -15,6 +15,8 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"spillway/auth"
+	"spillway/auth/audit"
 	"spillway/jobs"
 	"spillway/upstream/fhir"
 )
@@ -52,7 +54,7 @@ func represent(f jobs.File, encoding jobs.Encoding) representation {
 // inflated. What is sent has the length that was announced, or the connection
 // breaks. Storage keys come from the job, never from the request.
 func (s *server) file(w http.ResponseWriter, r *http.Request) error {
-	job, err := s.exportInTime(r)
+	job, principal, err := s.exportInTime(w, r)
 	if err != nil {
 		return err
 	}
@@ -97,6 +99,11 @@ func (s *server) file(w http.ResponseWriter, r *http.Request) error {
 		announce()
 		return nil
 	}
+	ended, err := s.recordDownload(w, r, principal, job, f)
+	if err != nil {
+		return err
+	}
+	defer ended(part.length)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	late := time.AfterFunc(firstTimeout, func() { cancel(errLate) })
@@ -118,10 +125,28 @@ func (s *server) file(w http.ResponseWriter, r *http.Request) error {
 var errLate = fmt.Errorf("no byte came within %v", firstTimeout)
 
 // exportInTime is export for requests that ask the store for nothing else.
-func (s *server) exportInTime(r *http.Request) (*jobs.Job, error) {
+func (s *server) exportInTime(w http.ResponseWriter, r *http.Request) (*jobs.Job, auth.Principal, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
-	return s.export(ctx, r)
+	return s.export(ctx, w, r, s.limits.downloads)
+}
+
+// recordDownload records that a file is about to be sent, and returns what records
+// how that ended, when whole is how much should have been sent.
+func (s *server) recordDownload(w http.ResponseWriter, r *http.Request, p auth.Principal, job *jobs.Job, f jobs.File) (ended func(whole int64), err error) {
+	event, began := s.event(r, audit.KindDownload, audit.OutcomeBegun), time.Now()
+	by(&event, p)
+	event.Job, event.File, event.Resources, event.Delivery = string(job.ID), f.Name, f.Count, "gateway"
+	if err := s.record(r.Context(), event); err != nil {
+		return nil, err
+	}
+	return func(whole int64) {
+		event.Outcome, event.Bytes, event.Duration = audit.OutcomeFailed, bytesOf(w), time.Since(began)
+		if o, ok := w.(*observed); event.Bytes == whole && (!ok || o.status/100 == 2) {
+			event.Outcome = audit.OutcomeDone
+		}
+		s.note(r.Context(), event)
+	}, nil
 }
 
 // fileNamed looks a file up among those of a completed export.

@@ -32,9 +32,12 @@ type Config struct {
 	// Capabilities returns what the upstream's statement says, for checking
 	// types and search parameters. Nil: they are not checked.
 	Capabilities func(ctx context.Context) (*fhir.Capabilities, error)
-	Jobs         jobs.Store
-	Storage      storage.Store
-	Auth         auth.Authenticator
+	// Group reads a Group of the upstream, for kick-offs. Nil: that there is none
+	// is only found by the export.
+	Group   func(ctx context.Context, id string) (resource []byte, found bool, err error)
+	Jobs    jobs.Store
+	Storage storage.Store
+	Auth    auth.Authenticator
 
 	// Links makes URLs of the files that were composed into one object, with
 	// which clients fetch them from the storage itself. Nil: all go through
@@ -99,7 +102,7 @@ type server struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	metrics *metrics
-	polls   throttle
+	limits  *limits
 	merged  mergeCache
 }
 
@@ -124,6 +127,7 @@ func New(c Config) (http.Handler, error) {
 		logger:  c.Logger,
 		now:     c.Now,
 		metrics: newMetrics(),
+		limits:  newLimits(c.Limits),
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"spillway/auth"
+	"spillway/auth/audit"
 	"spillway/jobs"
 	"spillway/storage"
 	"spillway/upstream/fhir"
@@ -31,21 +33,18 @@ const (
 // be skipped and do not change places.
 func (s *server) kickOffAt(level jobs.Level) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		principal, err := s.Auth.Authenticate(r) // 1. who asks
+		event := s.event(r, audit.KindKickOff, audit.OutcomeDone)
+		job, err := s.kickOff(w, r, level, &event)
 		if err != nil {
+			if event.Reason = reasonOf(err); event.Reason != "" {
+				event.Outcome = audit.OutcomeRefused
+				s.note(r.Context(), event)
+			}
 			return err
 		}
-		request, err := s.parseKickOff(w, r, level) // 2. for what
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-		defer cancel()
-		if err := s.ready(ctx); err != nil { // 3. is there room
-			return err
-		}
-		job, first := jobs.New(request, principal.ClientID, s.now())
-		if err := s.Jobs.Create(ctx, job, first); err != nil { // 4. record
+		if err := s.record(r.Context(), event); err != nil {
+			// Nobody knows its address. That it is gone is a matter of space only.
+			_ = s.Jobs.Cancel(context.WithoutCancel(r.Context()), job.ID)
 			return err
 		}
 		w.Header().Set("Content-Location", s.statusURL(job.ID))
@@ -55,6 +54,44 @@ func (s *server) kickOffAt(level jobs.Level) func(http.ResponseWriter, *http.Req
 		})
 		return nil
 	}
+}
+
+// kickOff creates the job, and fills in what the record says of it.
+func (s *server) kickOff(w http.ResponseWriter, r *http.Request, level jobs.Level, event *audit.Event) (*jobs.Job, error) {
+	principal, err := s.caller(r, s.limits.kickOffs) // 1. who asks
+	by(event, principal)
+	event.Scope = principal.Grant.String()
+	switch {
+	case err != nil:
+		return nil, err
+	case !s.enabled(principal):
+		return nil, auth.ErrBadCredential
+	case s.crossSite(r):
+		return nil, fromElsewhere()
+	}
+	request, err := s.parseKickOff(w, r, level) // 2. for what
+	if err != nil {
+		return nil, err
+	}
+	s.describe(event, request)
+	allowed, err := s.authorize(r.Context(), principal, &request) // 3. what of it may be read
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	if err := s.ready(ctx); err != nil { // 4. is there room
+		return nil, err
+	}
+	job, first := jobs.New(request, principal.Owner(), s.now())
+	job.Authorization = allowed.Encode()
+	event.Job = string(job.ID)
+	return job, s.create(ctx, job, first) // 5. record
+}
+
+// fromElsewhere is the answer to a page of another site.
+func fromElsewhere() *Problem {
+	return refuse(http.StatusForbidden, fhir.IssueSecurity, "Pages of other sites cannot start or delete exports here.")
 }
 
 // ready asks storage whether it takes another export, and waits no longer for

@@ -1,19 +1,34 @@
 package gateway
 
+import (
+	"context"
+	"hash/fnv"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway/auth"
+	"spillway/jobs"
+	"spillway/upstream/fhir"
+)
+
 // Limits bound what one client may ask for: by its id, or by its address where
 // nobody says who it is. Rates are of each process. The zero value is far above
 // what a polite client does.
 type Limits struct {
-	// KickOffs are requests for an export. Zero: 60 a minute, 30 at once.
+	// KickOffs are requests for an export. Zero: 120 a minute, 60 at once.
 	KickOffs Rate
 	// Polls are requests for the status of exports, all taken together. Zero:
-	// 1200 a minute, 200 at once.
+	// 6000 a minute, 1000 at once.
 	Polls Rate
 	// Downloads are requests for files. Zero: 6000 a minute, 1000 at once.
 	Downloads Rate
 	// Exports is how many exports of a client may be unfinished, those that wait
-	// for their turn included. Zero: 100; negative: any number. How many
-	// of them are worked on at once is jobs.Limits.MaxActivePerOwner.
+	// for their turn included. Zero: 100 where clients are known by an id, and
+	// any number where nobody is; negative: any number. How many of them
+	// are worked on at once is jobs.Limits.MaxActivePerOwner.
 	Exports int
 }
 
@@ -21,4 +36,129 @@ type Limits struct {
 type Rate struct {
 	PerMinute float64 // negative: without limit
 	Burst     int     // how often at once; 0: half of PerMinute, at least 1
+}
+
+const (
+	defaultExports = 100
+	retryExports   = 30 * time.Second
+)
+
+// limits are Limits at work.
+type limits struct {
+	kickOffs, polls, downloads *throttle
+	perExport                  *throttle // polls of one export, by anybody
+	exports                    int       // 0: the default
+
+	// entering has one kick-off of a client at a time count and create, so that
+	// two do not take the same last place. Several clients may share a door.
+	entering [64]chan struct{}
+}
+
+// newLimits makes limits of their configuration. One export is polled by one
+// client, which test suites do without a pause; faster is abuse.
+func newLimits(c Limits) *limits {
+	l := &limits{
+		kickOffs:  newThrottle(c.KickOffs, Rate{PerMinute: 120, Burst: 60}),
+		polls:     newThrottle(c.Polls, Rate{PerMinute: 6000, Burst: 1000}),
+		downloads: newThrottle(c.Downloads, Rate{PerMinute: 6000, Burst: 1000}),
+		exports:   c.Exports,
+	}
+	if l.polls != nil {
+		l.perExport = newThrottle(Rate{PerMinute: 1200, Burst: 40}, Rate{})
+	}
+	for i := range l.entering {
+		l.entering[i] = make(chan struct{}, 1)
+	}
+	return l
+}
+
+// tooOften is the answer to what is asked for more often than it may be.
+func tooOften(wait time.Duration) *Problem {
+	return refuse(http.StatusTooManyRequests, fhir.IssueThrottled,
+		"This is asked for too often; wait as long as Retry-After says.").retryAfter(wait)
+}
+
+// create records a job unless its owner has as many unfinished ones as it may.
+func (s *server) create(ctx context.Context, job *jobs.Job, first jobs.Unit) error {
+	limit := s.limits.exports
+	if limit == 0 && job.Owner != "" {
+		limit = defaultExports
+	}
+	if limit <= 0 {
+		return s.Jobs.Create(ctx, job, first)
+	}
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(job.Owner)) // a hash takes everything
+	door := s.limits.entering[hash.Sum32()%uint32(len(s.limits.entering))]
+	select {
+	case door <- struct{}{}:
+		defer func() { <-door }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	all, err := s.Jobs.List(ctx)
+	if err != nil {
+		return err
+	}
+	unfinished := 0
+	for _, j := range all {
+		if j.Owner == job.Owner && !j.State.Ended() {
+			unfinished++
+		}
+	}
+	if unfinished >= limit {
+		return refuse(http.StatusTooManyRequests, fhir.IssueThrottled,
+			"There are %d exports of this client that have not ended, and no more are taken; wait for one of them, or delete it.", unfinished).retryAfter(retryExports)
+	}
+	return s.Jobs.Create(ctx, job, first)
+}
+
+// sender names whom a request is counted for: its client, or its address if
+// that is not known.
+func (s *server) sender(r *http.Request, p auth.Principal) string {
+	if owner := p.Owner(); owner != "" {
+		return owner
+	}
+	peer, forwarded := s.addresses(r)
+	if forwarded.IsValid() {
+		peer = forwarded
+	}
+	if peer.Is6() { // one customer of a provider has this many
+		if prefix, err := peer.Prefix(64); err == nil {
+			return " " + prefix.String()
+		}
+	}
+	return " " + peer.String() // an owner has no space
+}
+
+// addresses returns where a request came from, and where it came from before if
+// that is a proxy which is trusted to say so; not valid if it is not.
+func (s *server) addresses(r *http.Request) (peer, forwarded netip.Addr) {
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		peer = at.Addr().Unmap().WithZone("")
+	}
+	trusted := func(a netip.Addr) bool {
+		return slices.ContainsFunc(s.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	if !trusted(peer) {
+		return peer, netip.Addr{}
+	}
+	// Each proxy adds whom it has heard from at the end. What stands before the
+	// last that is not trusted may be made up.
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		hop = strings.TrimSpace(hop)
+		address, err := netip.ParseAddr(strings.Trim(hop, "[]"))
+		if err != nil {
+			at, err := netip.ParseAddrPort(hop)
+			if err != nil {
+				break
+			}
+			address = at.Addr()
+		}
+		if forwarded = address.Unmap().WithZone(""); !trusted(forwarded) {
+			break
+		}
+	}
+	return peer, forwarded
 }

@@ -58,6 +58,7 @@ type observed struct {
 	route  string
 	status int // 0: nothing written yet
 	bytes  int64
+	after  []func() // done when the answer has been sent
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -85,6 +86,14 @@ func routeOf(w http.ResponseWriter) string {
 		return o.route
 	}
 	return ""
+}
+
+// bytesOf returns how much of a body has been written.
+func bytesOf(w http.ResponseWriter) int64 {
+	if o, ok := w.(*observed); ok {
+		return o.bytes
+	}
+	return 0
 }
 
 // observe is deferred around every request. It ends panics, counts, and writes
@@ -117,6 +126,12 @@ func (s *server) observe(o *observed, r *http.Request, start time.Time) {
 	s.logger.LogAttrs(context.WithoutCancel(r.Context()), levelOf(o.route), "request",
 		slog.String("method", method), slog.String("route", o.route), slog.Int("status", o.status),
 		slog.Int64("bytes", o.bytes), slog.Duration("took", took), slog.Bool("aborted", aborted))
+	if len(o.after) > 0 {
+		_ = http.NewResponseController(o.ResponseWriter).Flush() // recorders in tests need none
+		for _, f := range o.after {
+			f()
+		}
+	}
 	if aborted {
 		panic(http.ErrAbortHandler)
 	}

@@ -263,11 +263,13 @@ func (p *parser) types() error {
 }
 
 // release is that of the upstream, which decides on what belongs to patients.
-func (p *parser) release() fhir.Release {
-	if p.caps == nil {
+func (p *parser) release() fhir.Release { return releaseOf(p.caps) }
+
+func releaseOf(caps *fhir.Capabilities) fhir.Release {
+	if caps == nil {
 		return fhir.R4
 	}
-	return fhir.ReleaseOf(p.caps.FHIRVersion)
+	return fhir.ReleaseOf(caps.FHIRVersion)
 }
 
 // offers reports whether the upstream's statement has the type.

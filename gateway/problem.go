@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"spillway/auth"
+	"spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/storage"
 	"spillway/upstream/fhir"
@@ -102,17 +104,33 @@ func problemFor(err error) *Problem {
 	case errors.Is(err, ErrUnread):
 		return refuse(http.StatusServiceUnavailable, fhir.IssueTransient,
 			"The storage of files does not answer at the moment; try again later.").retryAfter(retryStorage).because(err)
-	case errors.Is(err, auth.ErrNoCredential):
-		return refuse(http.StatusUnauthorized, fhir.IssueLogin,
-			"An access token is required: send Authorization: Bearer and the token.").with("WWW-Authenticate", `Bearer realm="fhir"`)
-	case errors.Is(err, auth.ErrBadCredential):
-		return refuse(http.StatusUnauthorized, fhir.IssueLogin,
-			"The access token is not accepted; obtain a new one.").with("WWW-Authenticate", `Bearer realm="fhir", error="invalid_token"`)
 	case errors.Is(err, auth.ErrUnavailable):
 		return refuse(http.StatusServiceUnavailable, fhir.IssueTransient,
-			"Access tokens cannot be checked at the moment; try again later.").retryAfter(retryAuth).because(err)
+			"Who sent this request cannot be checked at the moment; try again later.").retryAfter(retryAuth).because(err)
+	case errors.Is(err, auth.ErrNoCredential):
+		return refuse(http.StatusUnauthorized, fhir.IssueLogin, "A credential is required.")
+	case errors.Is(err, auth.ErrMalformed):
+		return refuse(http.StatusBadRequest, fhir.IssueLogin, "The credential is malformed, or there are several.")
+	case errors.Is(err, auth.ErrBadCredential):
+		return refuse(http.StatusUnauthorized, fhir.IssueLogin, "The credential is not accepted; obtain a new one.")
+	}
+	var refused *scope.RefusedError
+	if errors.As(err, &refused) {
+		if len(refused.Types) == 0 {
+			return refuse(http.StatusForbidden, fhir.IssueForbidden, "The scopes granted do not allow this.")
+		}
+		return refuse(http.StatusForbidden, fhir.IssueForbidden, "The scopes granted do not allow reading and searching of %s.", strings.Join(refused.Types, ", "))
 	}
 	return refuse(http.StatusInternalServerError, fhir.IssueException, "internal error").because(err)
+}
+
+// problemFor is problemFor, and tells clients that need a token which one.
+func (s *server) problemFor(err error) *Problem {
+	p := problemFor(err)
+	if challenge := auth.Challenge(err); challenge != "" && s.Auth.RequiresToken() {
+		return p.with("WWW-Authenticate", challenge)
+	}
+	return p
 }
 
 // answer turns a handler that returns its error into one that writes it. It is
@@ -125,7 +143,7 @@ func (s *server) answer(h func(http.ResponseWriter, *http.Request) error) http.H
 		case r.Context().Err() != nil:
 			panic(http.ErrAbortHandler) // the client has gone, or we are stopping
 		default:
-			s.writeProblem(w, r, problemFor(err))
+			s.writeProblem(w, r, s.problemFor(err))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"spillway/auth"
+	"spillway/auth/audit"
+	"spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/upstream/fhir"
 )
@@ -22,30 +26,55 @@ const minInProgress = 500 * time.Millisecond
 // export returns the export that a status or file request names, as the store
 // has it at this moment: another replica may just have changed it. One that the
 // client may not see does not exist for it: of another client, deleted, expired.
-func (s *server) export(ctx context.Context, r *http.Request) (*jobs.Job, error) {
-	principal, err := s.Auth.Authenticate(r)
-	if err != nil {
-		return nil, err
-	}
+//
+// The client must be allowed at this moment to read all that the export was
+// allowed to read. Source: Bulk Data Access IG, "Security Considerations".
+func (s *server) export(ctx context.Context, w http.ResponseWriter, r *http.Request, rate *throttle) (*jobs.Job, auth.Principal, error) {
+	principal, err := s.caller(r, rate)
 	id, ok := jobs.ParseID(mux.Vars(r)["id"])
+	if err != nil {
+		s.alert(w, r, principal, id, reasonOf(err))
+		return nil, principal, err
+	}
 	if !ok {
-		return nil, noSuchExport()
+		return nil, principal, noSuchExport()
 	}
 	job, err := s.Jobs.Get(ctx, id)
-	if err != nil {
-		return nil, err
+	owner := err == nil && subtle.ConstantTimeCompare([]byte(job.Owner), []byte(principal.Owner())) == 1
+	if !s.enabled(principal) {
+		if owner && job.State != jobs.Canceled {
+			if err := s.Jobs.Cancel(ctx, id); err != nil && !errors.Is(err, jobs.ErrNotFound) {
+				return nil, principal, err
+			}
+		}
+		s.alert(w, r, principal, id, reasonCredential)
+		return nil, principal, auth.ErrBadCredential
 	}
-	foreign := subtle.ConstantTimeCompare([]byte(job.Owner), []byte(principal.ClientID)) == 0
-	if foreign || job.State == jobs.Canceled {
-		return nil, noSuchExport()
+	switch {
+	case err != nil:
+		return nil, principal, err
+	case !owner:
+		s.alert(w, r, principal, id, reasonOwner)
+		return nil, principal, noSuchExport()
+	case job.State == jobs.Canceled:
+		return nil, principal, noSuchExport()
+	}
+	allowed, err := scope.ReadSnapshot(job.Authorization)
+	if err != nil { // it cannot have read anything
+		s.logger.ErrorContext(ctx, "an export has no record of what it may read", "error", err)
+		return nil, principal, noSuchExport()
 	}
 	switch expired, err := s.expired(ctx, job); {
 	case err != nil:
-		return nil, err
+		return nil, principal, err
 	case expired:
-		return nil, noSuchExport()
+		return nil, principal, noSuchExport()
+	case !principal.Grant.Covers(allowed):
+		s.alert(w, r, principal, id, reasonScope)
+		types, _ := allowed.Names()
+		return nil, principal, &scope.RefusedError{Types: types}
 	}
-	return job, nil
+	return job, principal, nil
 }
 
 // expired reports whether the time of an export is up. The store's clock
@@ -62,24 +91,23 @@ func (s *server) expired(ctx context.Context, job *jobs.Job) (bool, error) {
 func (s *server) status(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
-	job, err := s.export(ctx, r)
+	job, principal, err := s.export(ctx, w, r, s.limits.polls)
 	if err != nil {
 		return err
 	}
 	if r.Method == http.MethodDelete {
-		return s.cancel(ctx, w, job.ID)
+		return s.cancel(ctx, w, r, principal, job.ID)
 	}
 	now := s.now()
-	if !s.polls.allow(job.ID, now) {
-		return refuse(http.StatusTooManyRequests, fhir.IssueThrottled,
-			"The status is asked for too often; wait as long as Retry-After says.").retryAfter(time.Second)
+	if wait := s.limits.perExport.take(string(job.ID), now); wait > 0 {
+		return tooOften(wait)
 	}
 	age := now.Sub(job.CreatedAt)
 	switch {
 	case !job.State.Ended() || age >= 0 && age < minInProgress:
 		writeInProgress(w, job, age)
 	case job.State == jobs.Completed:
-		return s.writeComplete(w, r, job)
+		return s.writeComplete(w, r, principal, job)
 	default:
 		writeFailed(w, job)
 	}
@@ -106,15 +134,28 @@ func writeFailed(w http.ResponseWriter, job *jobs.Job) {
 
 // writeComplete answers with the manifest. Expires is when the export goes; a
 // link in the manifest may end sooner, and asking again brings a fresh one.
-func (s *server) writeComplete(w http.ResponseWriter, r *http.Request, job *jobs.Job) error {
+func (s *server) writeComplete(w http.ResponseWriter, r *http.Request, p auth.Principal, job *jobs.Job) error {
 	address := func(f jobs.File) string { return s.fileURL(job.ID, f) }
 	needsToken := s.Auth.RequiresToken()
+	event := s.event(r, audit.KindManifest, audit.OutcomeDone)
+	by(&event, p)
+	event.Job, event.Files, event.Delivery = string(job.ID), len(job.Files), "gateway"
+	for _, f := range job.Files {
+		event.Resources += f.Count
+		event.Bytes += f.Size
+	}
 	if s.linked(job) {
 		links, err := s.links(r.Context(), job)
 		if err != nil {
 			return err
 		}
 		address, needsToken = func(f jobs.File) string { return links[f.Name] }, false
+		event.Delivery, event.Expires = "link", s.now().Add(s.LinkTTL).UTC()
+	}
+	if r.Method != http.MethodHead { // which sends no manifest
+		if err := s.record(r.Context(), event); err != nil {
+			return err
+		}
 	}
 	var body bytes.Buffer
 	if err := WriteManifest(&body, job, address, needsToken); err != nil {
@@ -128,10 +169,17 @@ func (s *server) writeComplete(w http.ResponseWriter, r *http.Request, job *jobs
 }
 
 // cancel deletes an export, whether it runs or has ended.
-func (s *server) cancel(ctx context.Context, w http.ResponseWriter, id jobs.ID) error {
+func (s *server) cancel(ctx context.Context, w http.ResponseWriter, r *http.Request, p auth.Principal, id jobs.ID) error {
+	if s.crossSite(r) {
+		return fromElsewhere()
+	}
 	if err := s.Jobs.Cancel(ctx, id); err != nil {
 		return err
 	}
+	event := s.event(r, audit.KindRemoval, audit.OutcomeBegun)
+	by(&event, p)
+	event.Job = string(id)
+	s.note(ctx, event)
 	writeOutcome(w, http.StatusAccepted, fhir.Issue{
 		Severity: fhir.SeverityInformation, Code: fhir.IssueInformational,
 		Diagnostics: "The export was deleted; its files are being removed.",

@@ -5,54 +5,74 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-
-	"spillway/jobs"
 )
 
-// Polling is throttled only where it is abuse: test suites and clients take a
-// 429 for a failure.
-const (
-	pollsPerSecond = 20
-	pollBurst      = 40
-	maxPolled      = 10_000 // exports whose polling is remembered
-)
+// maxThrottled is how many senders a throttle remembers. Those beyond it share
+// one limit: memory is bounded, and nobody gets round a limit by being many.
+const maxThrottled = 10_000
 
-// A throttle counts the polls of each export that this process answers: several
-// replicas together allow that many times as much, which still is no load. It is
-// all that is remembered of exports between requests. The zero value is ready.
+// A throttle bounds how often something is done by each of many senders: in this
+// process, so that several replicas together allow that many times as much. A
+// nil throttle bounds nothing.
 type throttle struct {
+	limit rate.Limit
+	burst int
+
 	mu     sync.Mutex
-	polled map[jobs.ID]*rate.Limiter
+	held   map[string]*rate.Limiter
+	others *rate.Limiter
 }
 
-// allow reports whether the export may be polled at this moment. Call it only
-// for exports that exist, since each is remembered.
-func (t *throttle) allow(id jobs.ID, now time.Time) bool {
+// newThrottle returns one for a rate, of which zeros mean the default; nil
+// where there is to be none.
+func newThrottle(r, byDefault Rate) *throttle {
+	if r.PerMinute == 0 {
+		r = byDefault
+	}
+	if r.PerMinute < 0 {
+		return nil
+	}
+	if r.Burst <= 0 {
+		r.Burst = max(int(r.PerMinute/2), 1)
+	}
+	limit := rate.Limit(r.PerMinute / 60)
+	return &throttle{limit: limit, burst: r.Burst, held: make(map[string]*rate.Limiter), others: rate.NewLimiter(limit, r.Burst)}
+}
+
+// take returns 0 if the sender may do it now, and then counts it; or else how
+// long it must wait.
+func (t *throttle) take(sender string, now time.Time) time.Duration {
+	if t == nil {
+		return 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	limiter, found := t.polled[id]
+	limiter, found := t.held[sender]
 	if !found {
-		t.forgetIdle(now)
-		limiter = rate.NewLimiter(pollsPerSecond, pollBurst)
-		if t.polled == nil {
-			t.polled = make(map[jobs.ID]*rate.Limiter)
-		}
-		t.polled[id] = limiter
+		limiter = t.remember(sender, now)
 	}
-	return limiter.AllowN(now, 1)
+	reservation := limiter.ReserveN(now, 1)
+	wait := reservation.DelayFrom(now)
+	if wait > 0 {
+		reservation.CancelAt(now)
+	}
+	return wait
 }
 
-// forgetIdle makes room: a limiter that is full again is as good as a new one.
-func (t *throttle) forgetIdle(now time.Time) {
-	if len(t.polled) < maxPolled {
-		return
-	}
-	for id, limiter := range t.polled {
-		if limiter.TokensAt(now) >= pollBurst {
-			delete(t.polled, id)
+// remember makes a limiter for a sender, and room for it: one that is full again
+// is as good as a new one.
+func (t *throttle) remember(sender string, now time.Time) *rate.Limiter {
+	if len(t.held) >= maxThrottled {
+		for other, limiter := range t.held {
+			if limiter.TokensAt(now) >= float64(t.burst) {
+				delete(t.held, other)
+			}
 		}
 	}
-	if len(t.polled) >= maxPolled {
-		clear(t.polled)
+	if len(t.held) >= maxThrottled {
+		return t.others
 	}
+	limiter := rate.NewLimiter(t.limit, t.burst)
+	t.held[sender] = limiter
+	return limiter
 }

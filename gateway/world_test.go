@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"spillway/auth"
+	"spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/jobs/boltstore"
 	"spillway/storage"
@@ -451,6 +452,6 @@ func (byHeader) Authenticate(r *http.Request) (auth.Principal, error) {
 	case "unsure":
 		return auth.Principal{}, fmt.Errorf("%w: %w", auth.ErrUnavailable, errors.New("no keys"))
 	default:
-		return auth.Principal{ClientID: client}, nil
+		return auth.Principal{ClientID: client, Grant: scope.Everything(), Groups: auth.Groups{All: true}}, nil
 	}
 }

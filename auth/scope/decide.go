@@ -54,6 +54,9 @@ type Request struct {
 	// Unchecked lets queries count that cannot be evaluated here, so that the
 	// upstream alone enforces them.
 	Unchecked bool
+	// Offers reports whether the upstream says that it has a search parameter.
+	// A query that only it enforces does not count without. Nil: it has all.
+	Offers func(typ, param string) bool
 }
 
 // A Snapshot is what an export may read, fixed when it was kicked off. The
@@ -65,6 +68,9 @@ type Snapshot struct {
 	// Types has an entry, which is not empty, for each type that may be read,
 	// if not All may.
 	Types map[string]Access `json:"types,omitempty"`
+	// Members is what of Group may be read to learn whose data is exported,
+	// where it is that of a Group and not All may be read.
+	Members Access `json:"members,omitzero"`
 	// Unchecked says that queries count which cannot be evaluated here.
 	Unchecked bool `json:"unchecked,omitempty"`
 }
@@ -95,6 +101,23 @@ func (s Snapshot) Access(typ string) Access {
 	return s.Types[typ]
 }
 
+// Group returns what of Group may be read to learn whose data is exported.
+func (s Snapshot) Group() Access {
+	if s.All {
+		return Access{All: true}
+	}
+	return s.Members
+}
+
+// Encode writes the snapshot for ReadSnapshot.
+func (s Snapshot) Encode() json.RawMessage {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("scope: encoding a snapshot: %v", err)) // it has only strings and booleans
+	}
+	return b
+}
+
 // Names returns the types that may be read, sorted; or true if every one may.
 func (s Snapshot) Names() (types []string, all bool) {
 	if s.All {
@@ -109,8 +132,11 @@ func (s Snapshot) Names() (types []string, all bool) {
 // Where nothing is left it is a *RefusedError in every case: a Snapshot that
 // was returned without an error is never empty.
 func (g Grant) Decide(r Request) (allowed Snapshot, refused []string, err error) {
-	if r.Group && g.readable("Group", r.Unchecked).None() {
-		return Snapshot{}, nil, &RefusedError{Types: []string{"Group"}}
+	var members Access
+	if r.Group {
+		if members = g.readable("Group", r); members.None() {
+			return Snapshot{}, nil, &RefusedError{Types: []string{"Group"}}
+		}
 	}
 	types := r.Types
 	if len(types) == 0 {
@@ -119,9 +145,9 @@ func (g Grant) Decide(r Request) (allowed Snapshot, refused []string, err error)
 		}
 		types = r.Supported
 	}
-	allowed = Snapshot{Types: make(map[string]Access), Unchecked: r.Unchecked}
+	allowed = Snapshot{Types: make(map[string]Access), Members: members, Unchecked: r.Unchecked}
 	for _, typ := range types {
-		if a := g.readable(typ, r.Unchecked); a.None() {
+		if a := g.readable(typ, r); a.None() {
 			refused = append(refused, typ)
 		} else {
 			allowed.Types[typ] = a
@@ -138,13 +164,16 @@ func (g Grant) Decide(r Request) (allowed Snapshot, refused []string, err error)
 	return allowed, refused, nil
 }
 
-// readable is what an export may read of a type. Queries that cannot be
-// checked are left out, which narrows it.
-func (g Grant) readable(typ string, unchecked bool) Access {
+// readable is what an export may read of a type. Queries that nobody is sure to
+// enforce are left out, which narrows it.
+func (g Grant) readable(typ string, r Request) Access {
 	a := g.Allows(typ, Read|Search)
-	if !unchecked {
-		a.Any = slices.DeleteFunc(slices.Clone(a.Any), func(q Query) bool { return !q.Checkable(typ) })
-	}
+	a.Any = slices.DeleteFunc(slices.Clone(a.Any), func(q Query) bool {
+		if q.Checkable(typ) {
+			return false
+		}
+		return !r.Unchecked || r.Offers != nil && slices.ContainsFunc(q, func(p Param) bool { return !r.Offers(typ, p.Name) })
+	})
 	return a
 }
 

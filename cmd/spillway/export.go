@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"spillway/auth/scope"
 	"spillway/cmd/spillway/internal/config"
 	"spillway/gateway"
 	"spillway/jobs"
@@ -333,6 +334,7 @@ func (r *exportRun) job(ctx context.Context, e *engine) (jobs.ID, error) {
 		return "", fmt.Errorf("%w; storage.disk.min_free says how much must stay free", err)
 	}
 	j, first := jobs.New(r.record.Request, "", time.Now())
+	j.Authorization = scope.Snapshot{All: true}.Encode() // the operator's own
 	return j.ID, e.store.Create(ctx, j, first)
 }
 

@@ -28,7 +28,14 @@ func (p *planner) planAssociated(ctx context.Context) error {
 		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "includeAssociatedData: the upstream has no Provenance to search.")
 		return nil
 	}
-	read := p.readSpec("Provenance")
+	if p.allowed.Access("Provenance").None() {
+		p.said.add(jobs.SeverityError, fhir.IssueForbidden, "includeAssociatedData: Provenance was not exported: the scopes of this export do not allow it.")
+		return nil
+	}
+	read, err := p.readSpec("Provenance")
+	if err != nil {
+		return err
+	}
 	read.Scope = scopeAll // what it targets decides, not its own patient
 	read.Since = time.Time{}
 	_, windows, err := p.windows(ctx, read)

@@ -49,6 +49,10 @@ func (r *reader) entry(ctx context.Context, entry *fhir.Entry, w windowSpec) err
 	if err != nil || !wanted {
 		return err
 	}
+	if !r.allowed.admits(r.spec.Type, entry.Resource) {
+		r.deny(r.spec.Type)
+		return nil
+	}
 	return r.sink(ctx, h, entry.Resource)
 }
 

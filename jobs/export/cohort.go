@@ -188,6 +188,9 @@ func (a *attempt) patients(ctx context.Context, at time.Time, said *notes) ([]st
 	return ids, true, nil
 }
 
+// noGroup is said of a group that does not exist, and of one that may not be read.
+const noGroup = "The group does not exist on the upstream; check the id in the kick-off address."
+
 // members adds the current members of a group, and of the groups it holds, to found.
 func (a *attempt) members(ctx context.Context, group string, at time.Time, depth int, visited, found map[string]bool, said *notes) error {
 	if visited[group] {
@@ -201,9 +204,16 @@ func (a *attempt) members(ctx context.Context, group string, at time.Time, depth
 			return nil
 		}
 		if errors.Is(err, upstream.ErrNotFound) {
-			return &jobs.UnitError{Permanent: true, Reason: "The group does not exist on the upstream; check the id in the kick-off address."}
+			return &jobs.UnitError{Permanent: true, Reason: noGroup}
 		}
 		return err
+	}
+	if !a.allowed.Group().Admits("Group", resource, a.allowed.Unchecked) {
+		if depth > 0 {
+			said.add(jobs.SeverityError, fhir.IssueForbidden, "Group: a group that is a member of the requested group may not be read with the scopes of this export; its patients are missing.")
+			return nil
+		}
+		return &jobs.UnitError{Permanent: true, Reason: noGroup}
 	}
 	list, _, err := fhir.ReadGroup(resource)
 	if err != nil {

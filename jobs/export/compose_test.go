@@ -198,6 +198,7 @@ func TestComposeFails(t *testing.T) {
 func TestAttemptsDoNotMeet(t *testing.T) {
 	w := newWorld(t, settings{})
 	job, first := jobs.New(jobs.Request{Level: jobs.LevelSystem, Types: []string{"Patient"}}, "", time.Now())
+	job.Authorization = everything
 	must(t, w.jobs.Create(t.Context(), job, first))
 	unsaved := func(context.Context, json.RawMessage) error { return nil }
 	var lease *jobs.Lease

@@ -175,7 +175,7 @@ func (d *deletions) list(ctx context.Context, planned plannedType, out *segments
 	}
 	if result.Deleted > 0 {
 		d.result.Types = append(d.result.Types, result)
-		if d.filtered(planned.Type) {
+		if len(filtersOf(d.job.Request, planned.Type)) > 0 {
 			d.said.add(jobs.SeverityInformation, fhir.IssueInformational,
 				"%s: the deletions listed are not restricted by _typeFilter, because the upstream cannot search what is deleted.", planned.Type)
 		}
@@ -196,7 +196,8 @@ const (
 // the type must be known.
 func (d *deletions) belonged(ctx context.Context, r *reader, id string, c *deletion) (belonging, error) {
 	all := r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment && r.spec.Type == "Patient"
-	if all && len(c.after) == 0 && !d.unordered {
+	free := d.allowed.Access(r.spec.Type).All
+	if all && free && len(c.after) == 0 && !d.unordered {
 		return belongs, nil
 	}
 	was, err := d.stateBefore(ctx, r.spec.Type, id, &c.change, d.until)
@@ -207,6 +208,12 @@ func (d *deletions) belonged(ctx context.Context, r *reader, id string, c *delet
 		return belongsUnknown, nil
 	case !was.deleted || !slices.Contains(c.versions, was.version):
 		return belongsNot, nil // it came back, was deleted after the end, or before _since
+	case !free:
+		if readable := d.readable(r.spec.Type, was.resource); readable != belongs {
+			return readable, nil
+		}
+	}
+	switch {
 	case all:
 		return belongs, nil
 	case r.spec.Scope == scopeID:
@@ -224,4 +231,16 @@ func (d *deletions) belonged(ctx context.Context, r *reader, id string, c *delet
 		return belongs, err
 	}
 	return belongsNot, nil
+}
+
+// readable says whether the last version of what was deleted is one that the
+// client may read: only then it may learn the id.
+func (d *deletions) readable(typ string, resource []byte) belonging {
+	switch {
+	case resource != nil && d.allowed.Access(typ).Admits(typ, resource, false):
+		return belongs
+	case resource == nil, !d.allowed.checked(typ):
+		return belongsUnknown
+	}
+	return belongsNot
 }

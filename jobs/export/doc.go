@@ -14,6 +14,9 @@
 // resource that is changed after the transaction time leaves its window, so a
 // window can only shrink: what is missing then is in the tail.
 //
+// What a job may read is fixed with it (allowed.go): searches are restricted to
+// it, and each resource is looked at again before it is written or named.
+//
 // A unit whose workers fell silent is replaced by fresh, smaller ones (renew.go).
 // What a unit writes are segments (segment.go): immutable objects under the
 // prefix of its attempt, so that a retried unit never touches what another

@@ -86,8 +86,12 @@ func (e *Exporter) Run(ctx context.Context, j *jobs.Job, l *jobs.Lease, save fun
 	if err := e.c.Storage.Ready(ctx); errors.Is(err, storage.ErrFull) {
 		return jobs.Result{}, e.unitError(ctx, err)
 	}
+	allowed, err := allowanceOf(j)
+	if err != nil {
+		return jobs.Result{}, err
+	}
 	a := &attempt{
-		Exporter: e, job: j, lease: l, save: save,
+		Exporter: e, job: j, lease: l, save: save, allowed: allowed,
 		prefix: attemptPrefix(l),
 	}
 	// The exports of one client share a flow; those of nobody have one each.
@@ -110,6 +114,9 @@ type attempt struct {
 	job   *jobs.Job
 	lease *jobs.Lease
 	save  func(context.Context, json.RawMessage) error
+	// allowed is what the job may read. Whatever writes resources or names them
+	// asks it; searches are made by a.searches.
+	allowed *allowance
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
 	facts   *upstream.Facts // what was learnt of the upstream; nil for units that only read

@@ -463,6 +463,7 @@ func TestFullStorageOnlyPauses(t *testing.T) {
 	now := time.Now()
 	engine := export.New(export.Config{Upstream: w.client, Storage: full, Jobs: w.jobs, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }})
 	job, first := jobs.New(jobs.Request{Level: jobs.LevelSystem}, "", now)
+	job.Authorization = everything
 	must(t, w.jobs.Create(t.Context(), job, first))
 	lease, job, err := w.jobs.Claim(t.Context(), "test")
 	must(t, err)

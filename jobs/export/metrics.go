@@ -12,6 +12,7 @@ type metrics struct {
 	bytes     *prometheus.CounterVec
 	stored    prometheus.Counter
 	windows   *prometheus.CounterVec
+	denied    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -28,9 +29,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		windows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "spillway_windows_total", Help: "Windows read, by what was proven of them.",
 		}, []string{"result"}),
+		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "spillway_export_denied_total", Help: "Resources that the upstream returned against the scopes of an export, by type. They are not exported.",
+		}, []string{"type"}),
 	}
 	if r != nil {
-		r.MustRegister(m.resources, m.bytes, m.stored, m.windows)
+		r.MustRegister(m.resources, m.bytes, m.stored, m.windows, m.denied)
 	}
 	return m
 }

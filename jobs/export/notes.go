@@ -29,7 +29,9 @@ func (n *notes) append(note jobs.Note) {
 }
 
 // write stores the notes as one outcome segment, or nothing if there are none.
+// What searches found against the scopes of the export is among them.
 func (n *notes) write(ctx context.Context, a *attempt) ([]jobs.Segment, error) {
+	a.allowed.tell(n)
 	if len(n.list) == 0 {
 		return nil, nil
 	}

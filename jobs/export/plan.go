@@ -167,10 +167,12 @@ func (p *planner) all(ctx context.Context, spec planSpec) error {
 	group.SetLimit(p.c.PlanConcurrency)
 	for _, typ := range spec.Types {
 		group.Go(func() error {
-			var err error
-			if read := p.readSpec(typ); spec.Listed {
+			read, err := p.readSpec(typ)
+			switch {
+			case err != nil:
+			case spec.Listed:
 				err = p.cohortType(ctx, read, spec)
-			} else {
+			default:
 				err = p.windowedType(ctx, read)
 			}
 			if err != nil && !refused(err) {
@@ -210,6 +212,10 @@ func (p *planner) typesOf(listed bool) []string {
 		case !asked && t.Type == "Provenance" && len(request.IncludeAssociatedData) > 0:
 			// the associated unit reads it
 		case request.Level != jobs.LevelSystem && !p.release().InPatientCompartment(t.Type):
+		case p.allowed.Access(t.Type).None():
+			if asked {
+				p.said.add(jobs.SeverityError, fhir.IssueForbidden, "%s was not exported: the scopes of this export do not allow it.", t.Type)
+			}
 		case request.Level == jobs.LevelPatient && listed && t.Type == "Group":
 			// groups of the same patients name other patients
 			if asked {
@@ -238,18 +244,19 @@ func filtersOf(r jobs.Request, typ string) []string {
 }
 
 // readSpec returns what to read of a type, before any cohort restricts it.
-func (p *planner) readSpec(typ string) readSpec {
-	read := readSpec{
-		Type: typ, Alternatives: filtersOf(p.job.Request, typ), Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
-		Whole: p.blind(), Paging: pagingOf(p.facts), Release: p.release(),
+func (p *planner) readSpec(typ string) (readSpec, error) {
+	alternatives, err := p.searches(typ)
+	if err != nil {
+		return readSpec{}, err
 	}
-	if len(read.Alternatives) == 0 {
-		read.Alternatives = []string{""}
+	read := readSpec{
+		Type: typ, Alternatives: alternatives, Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
+		Whole: p.blind(), Paging: pagingOf(p.facts), Release: p.release(),
 	}
 	if p.job.Request.Level != jobs.LevelSystem {
 		read.Scope = scopeCompartment
 	}
-	return read
+	return read, nil
 }
 
 // windowedType plans a type that is read by time windows.

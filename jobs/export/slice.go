@@ -68,6 +68,10 @@ func (a *attempt) lineWriter(typ string, out *segments) sink {
 	var line, subset []byte
 	elements := elementsOf(a.job.Request, typ)
 	return func(ctx context.Context, _ fhir.Header, resource []byte) error {
+		if !a.allowed.admits(typ, resource) { // whoever found it should have asked
+			a.deny(typ)
+			return nil
+		}
 		var err error
 		if elements != nil {
 			if subset, err = fhir.Subset(subset[:0], resource, typ, elements); err != nil {
@@ -102,10 +106,12 @@ func elementsOf(r jobs.Request, typ string) []string {
 }
 
 // missingPatients notes which of the patients asked for the upstream does not
-// have. Only a read of whole patients without filters can tell.
+// have. Only a read of whole patients without filters can tell; and of patients
+// that may not be read nothing is told.
 func (a *attempt) missingPatients(ctx context.Context, r *reader, spec sliceSpec, said *notes) error {
 	if r.batch == nil || spec.Read.Type != "Patient" || spec.Read.Scope != scopeCohort ||
-		!spec.Read.Since.IsZero() || !a.job.Request.Until.IsZero() || len(filtersOf(a.job.Request, "Patient")) > 0 {
+		!spec.Read.Since.IsZero() || !a.job.Request.Until.IsZero() || len(filtersOf(a.job.Request, "Patient")) > 0 ||
+		!a.allowed.Access("Patient").All {
 		return nil
 	}
 	const show = 20

@@ -129,7 +129,11 @@ func (t *tailer) findChanges(ctx context.Context) error {
 		return nil // the plan has said what that means
 	}
 	for _, typ := range slices.Sorted(maps.Keys(search)) {
-		for _, query := range filtersOrAll(t.job.Request, typ) {
+		queries, err := t.searches(typ)
+		if err != nil {
+			return err
+		}
+		for _, query := range queries {
 			err := t.changesBySearch(ctx, typ, query, since, t.changed)
 			if err == nil {
 				continue
@@ -246,7 +250,7 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 			if err != nil {
 				return malformed(r.spec.Type, err)
 			}
-			if wanted, err := r.inScope(h, resource); err != nil || !wanted {
+			if wanted, err := r.inScope(h, resource); err != nil || !wanted || !t.allowed.admits(r.spec.Type, resource) {
 				return err
 			}
 			if newest {
@@ -333,22 +337,21 @@ func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change)
 	return nil, false, why, nil
 }
 
-// filtered reports whether the request restricts the type by filters, which
-// only the upstream can apply, and only to newest versions.
-func (a *attempt) filtered(typ string) bool { return len(filtersOf(a.job.Request, typ)) > 0 }
-
-// filtersOrAll are the filters of a type, or one that lets everything through.
-func filtersOrAll(r jobs.Request, typ string) []string {
-	if queries := filtersOf(r, typ); len(queries) > 0 {
-		return queries
-	}
-	return []string{""}
+// filtered reports whether the type is restricted by what only the upstream can
+// apply, and only to newest versions: by filters of the request, or by scopes
+// that cannot be evaluated here.
+func (a *attempt) filtered(typ string) bool {
+	return len(filtersOf(a.job.Request, typ)) > 0 || !a.allowed.checked(typ)
 }
 
-// matchesNow asks whether any filter of the type finds the resource.
+// matchesNow asks whether any search of the type finds the resource.
 func (a *attempt) matchesNow(ctx context.Context, typ, id string) (bool, error) {
+	queries, err := a.searches(typ)
+	if err != nil {
+		return false, err
+	}
 	found := false
-	for _, query := range filtersOf(a.job.Request, typ) {
+	for _, query := range queries {
 		_, err := a.c.Upstream.Page(ctx, upstream.Search{Type: typ, Query: joinQuery(query, "_id="+id)}, "", func(entry *fhir.Entry) error {
 			found = found || entry.Header.Type == typ && entry.Header.ID == id
 			return nil

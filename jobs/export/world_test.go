@@ -36,6 +36,9 @@ var smallSet = sync.OnceValue(func() *fakefhir.Dataset {
 	return fakefhir.Generate(fakefhir.GenerateOptions{Patients: 6, Seed: 7})
 })
 
+// everything is what a job of a client may read that no scope restricts.
+var everything = json.RawMessage(`{"all":true}`)
+
 // world is an upstream with an engine before it.
 type world struct {
 	srv     *fakefhir.Server
@@ -108,6 +111,7 @@ func (w *world) run(t *testing.T, r jobs.Request) *jobs.Job {
 		r.Level = jobs.LevelSystem
 	}
 	job, first := jobs.New(r, "", time.Now())
+	job.Authorization = everything
 	must(t, w.jobs.Create(t.Context(), job, first))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

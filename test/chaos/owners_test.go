@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/jobs/redisstore"
 	fake "spillway/test/fakefhir"
@@ -28,6 +29,7 @@ func TestManyExportsOfOneClient(t *testing.T) {
 	t.Cleanup(func() { _ = store.Close() })
 	create := func(owner string, until time.Time) jobs.ID {
 		job, first := jobs.New(jobs.Request{Level: jobs.LevelSystem, Until: until, URL: "http://example.org/fhir/$export"}, owner, time.Now())
+		job.Authorization = scope.Snapshot{All: true}.Encode()
 		if err := store.Create(t.Context(), job, first); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,9 @@
 package fhir
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // ValidID reports whether s can be the id of a resource: 1 to 64 ASCII letters,
 // digits, '-' and '.', but not "." or "..", which are no path segments.
@@ -22,6 +25,16 @@ func ValidID(s string) bool {
 func KnownType(name string) bool {
 	_, ok := definitions[name]
 	return ok
+}
+
+// Types returns the concrete resource types of R4, R4B and R5, sorted.
+func Types() []string {
+	names := make([]string, 0, len(definitions))
+	for name := range definitions {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // ParseReference splits the reference of a Reference into type and id. It
