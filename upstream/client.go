@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,13 @@ type Config struct {
 	// Header is sent with each of the client's requests and replaces what the
 	// client would send under the same name. The pass-through never sees it.
 	Header http.Header
+	// TLS holds the authorities that the upstream is verified with, and our
+	// certificate for it. Nil: those of the system, none.
+	TLS *tls.Config
+	// Wrap, if set, adds our credential to requests, on their way to the
+	// transport that it is given. It reports a credential that cannot be had as a
+	// *CredentialError.
+	Wrap func(http.RoundTripper) (http.RoundTripper, error)
 	// Timeout bounds the wait for a response's headers, and each wait for more
 	// of its body. Zero means 60s.
 	Timeout time.Duration
@@ -112,6 +120,7 @@ type Client struct {
 	cfg       Config
 	place     place
 	transport *http.Transport
+	sender    http.RoundTripper // transport, with our credential added
 	governor  *governor
 	pages     pageSizes
 	vital     *vital
@@ -141,12 +150,18 @@ func New(c Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream: metrics: %w", err)
 	}
+	transport := newTransport(p.base.Hostname(), c.TLS)
+	sender, err := wrapped(c.Wrap, transport)
+	if err != nil {
+		return nil, err
+	}
 	vital := newVital()
 	m.governor.pages(c.PageSize)
 	return &Client{
 		cfg:       c,
 		place:     p,
-		transport: newTransport(p.base.Hostname()),
+		transport: transport,
+		sender:    sender,
 		governor:  newGovernor(c, vital, m.governor),
 		vital:     vital,
 		metrics:   m,

@@ -31,6 +31,16 @@ func (c *Client) unreached(inner context.Context, r *request, err error) *Reques
 	return e
 }
 
+// A CredentialError says that our credential for the upstream cannot be had. Err
+// holds nothing of it, and no address but the name of a host.
+type CredentialError struct{ Err error }
+
+// Error returns the cause.
+func (e *CredentialError) Error() string { return "upstream: credential: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *CredentialError) Unwrap() error { return e.Err }
+
 // connectionText words an error of the network without anything that was sent
 // or received. permanent says that no waiting will help.
 func connectionText(err error, host string) (text string, permanent bool) {
@@ -43,8 +53,11 @@ func connectionText(err error, host string) (text string, permanent bool) {
 		record   tls.RecordHeaderError
 		alert    tls.AlertError
 		op       *net.OpError
+		ours     *CredentialError
 	)
 	switch {
+	case errors.As(err, &ours):
+		return "our credential for it cannot be had: " + ours.Err.Error(), false
 	case errors.Is(err, errLinkLocal):
 		return "its name leads to a link-local address, which is not asked", true
 	case errors.As(err, &dns) && dns.IsNotFound:

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -28,6 +29,14 @@ type ProxyConfig struct {
 	// PublicURL is the FHIR base as clients see it. Nil: the root of whatever
 	// address they use.
 	PublicURL *url.URL
+	// TLS and Wrap are those of Config.
+	TLS  *tls.Config
+	Wrap func(http.RoundTripper) (http.RoundTripper, error)
+	// Ours says that they add a credential of ours: that of the caller is dropped,
+	// and when the upstream refuses ours, the caller is told 502, and not whom
+	// it would have to convince. Whoever sets it must have checked that the caller
+	// may do what it asks for.
+	Ours bool
 	// Timeout bounds the wait for response headers, once the request is sent.
 	// Zero means 60s. Bodies may take as long as they like.
 	Timeout time.Duration
@@ -61,7 +70,7 @@ func NewProxy(c ProxyConfig) http.Handler {
 	if err != nil {
 		panic(err)
 	}
-	p := &proxy{to: to, public: &url.URL{}, observe: c.Observe, log: c.Logger}
+	p := &proxy{to: to, public: &url.URL{}, ours: c.Ours, observe: c.Observe, log: c.Logger}
 	if c.PublicURL != nil {
 		if p.public, err = cleanBase(c.PublicURL); err != nil {
 			panic("server.public_url: " + err.Error())
@@ -73,16 +82,19 @@ func NewProxy(c ProxyConfig) http.Handler {
 	if p.log == nil {
 		p.log = slog.Default()
 	}
-	t := newTransport(to.base.Hostname())
+	t := newTransport(to.base.Hostname(), c.TLS)
 	t.ResponseHeaderTimeout = or(c.Timeout, 60*time.Second)
 	t.ExpectContinueTimeout = time.Second
 	p.transport = t
+	if p.sender, err = wrapped(c.Wrap, t); err != nil {
+		panic(err)
+	}
 	p.forward = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
 		Transport:      p,
 		FlushInterval:  -1,
 		BufferPool:     new(buffers),
-		ModifyResponse: p.rewriteLocations,
+		ModifyResponse: p.answered,
 		ErrorHandler:   p.unanswered,
 		ErrorLog:       log.New(io.Discard, "", 0), // its words may quote what the upstream sent
 	}
@@ -92,7 +104,9 @@ func NewProxy(c ProxyConfig) http.Handler {
 type proxy struct {
 	to        place
 	public    *url.URL // no trailing slash; empty if none was configured
+	ours      bool
 	transport *http.Transport
+	sender    http.RoundTripper // transport, with our credential added, if any
 	forward   *httputil.ReverseProxy
 	observe   func(r *http.Request, status int, wait time.Duration)
 	metrics   proxyMetrics
@@ -106,7 +120,7 @@ func (p *proxy) CloseIdleConnections() { p.transport.CloseIdleConnections() }
 // wait.
 func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	began := time.Now()
-	resp, err := p.transport.RoundTrip(r)
+	resp, err := p.sender.RoundTrip(r)
 	wait, status := time.Since(began), 0
 	if err == nil {
 		status = resp.StatusCode
@@ -214,6 +228,11 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	if v, ok := pr.In.Header["Authorization"]; ok {
 		out.Header["Authorization"] = v
 	}
+	if p.ours {
+		for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie"} {
+			delete(out.Header, name)
+		}
+	}
 	pr.SetXForwarded()
 	if p.public.Host != "" {
 		out.Header.Set("X-Forwarded-Host", p.public.Host)
@@ -221,8 +240,14 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// rewriteLocations makes headers that lead to the upstream lead to us.
-func (p *proxy) rewriteLocations(resp *http.Response) error {
+// errRefused says that the upstream does not accept our own credential.
+var errRefused = errors.New("upstream: our credential was refused")
+
+// answered looks at what came. Headers that lead to the upstream lead to us.
+func (p *proxy) answered(resp *http.Response) error {
+	if p.ours && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) {
+		return errRefused
+	}
 	for _, name := range []string{"Location", "Content-Location"} {
 		for i, v := range resp.Header[name] {
 			resp.Header[name][i] = p.publicLocation(v)
@@ -246,6 +271,9 @@ func (p *proxy) unanswered(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	text, _ := connectionText(err, p.to.base.Host)
+	if errors.Is(err, errRefused) {
+		text = "the upstream refuses the credential of the gateway"
+	}
 	status, code, answer := http.StatusBadGateway, fhir.IssueTransient, "The FHIR server behind this gateway cannot be reached."
 	var slow interface{ Timeout() bool }
 	if errors.As(err, &slow) && slow.Timeout() {

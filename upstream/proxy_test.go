@@ -575,7 +575,7 @@ func TestProxyConfiguration(t *testing.T) {
 
 // Neither side takes a proxy from the environment, or adds to the encoding.
 func TestTransports(t *testing.T) {
-	tr := newTransport("up")
+	tr := newTransport("up", nil)
 	if tr.Proxy != nil || !tr.DisableCompression || tr.IdleConnTimeout >= 30*time.Second || tr.TLSClientConfig.MinVersion < 0x0303 {
 		t.Errorf("transport %+v", tr)
 	}

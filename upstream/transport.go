@@ -29,8 +29,14 @@ var (
 
 // newTransport makes the connections to host. It takes no proxy from the
 // environment, follows nothing, inflates nothing and dials no link-local
-// address (where clouds keep their metadata), unless host is one itself.
-func newTransport(host string) *http.Transport {
+// address (where clouds keep their metadata), unless host is one itself. secure
+// may be nil.
+func newTransport(host string, secure *tls.Config) *http.Transport {
+	if secure == nil {
+		secure = &tls.Config{}
+	}
+	secure = secure.Clone()
+	secure.MinVersion = max(secure.MinVersion, tls.VersionTLS12)
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 	if addr, err := netip.ParseAddr(host); err != nil || !linkLocal(addr) {
 		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
@@ -42,7 +48,7 @@ func newTransport(host string) *http.Transport {
 	}
 	return &http.Transport{
 		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        secure,
 		TLSHandshakeTimeout:    dialTimeout,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
@@ -51,6 +57,14 @@ func newTransport(host string) *http.Transport {
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		ReadBufferSize:         32 << 10,
 	}
+}
+
+// wrapped is a transport with our credential added to requests.
+func wrapped(wrap func(http.RoundTripper) (http.RoundTripper, error), t *http.Transport) (http.RoundTripper, error) {
+	if wrap == nil {
+		return t, nil
+	}
+	return wrap(t)
 }
 
 func linkLocal(a netip.Addr) bool { return a.Unmap().IsLinkLocalUnicast() }
@@ -118,7 +132,7 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 
 	re := reply{sent: c.cfg.Now()}
 	began := time.Now()
-	resp, err := c.transport.RoundTrip(c.newRequest(inner, r))
+	resp, err := c.sender.RoundTrip(c.newRequest(inner, r))
 	v.latency = time.Since(began)
 	re.received = c.cfg.Now()
 	if err != nil {

@@ -34,8 +34,8 @@ type Verifier struct {
 	Events      int64
 	First       int64     // sequence number of the first event; above 1: older files are missing
 	From, Until time.Time // of the first and the last event
-	Process     string
-	Head        string // hash of the last line
+	Process     string    // that wrote the last event
+	Head        string    // hash of the last line
 	last        int64
 }
 
@@ -70,15 +70,14 @@ func (v *Verifier) next(b []byte) (problem string) {
 		return fmt.Sprintf("event %d follows event %d", read.Sequence, v.last)
 	case v.Events > 0 && read.Previous != v.Head:
 		return "it was not written after the line before it"
-	case v.Events > 0 && read.Process != v.Process:
-		return "it is of another process"
 	case read.Sequence == 1 && read.Previous != origin:
 		return "the first event follows another one"
 	}
 	if v.Events == 0 {
-		v.First, v.From, v.Process = read.Sequence, read.Time, read.Process
+		v.First, v.From = read.Sequence, read.Time
 	}
 	v.Events++
+	v.Process = read.Process
 	v.last, v.Head, v.Until = read.Sequence, read.hash, read.Time
 	return ""
 }

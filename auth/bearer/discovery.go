@@ -38,6 +38,7 @@ type discovered struct {
 
 	mu    sync.Mutex
 	set   *jwks.Set // nil: not found yet
+	token string    // the issuer's token endpoint; empty: it names none
 	found time.Time
 	asked time.Time
 	err   error // how the last search ended
@@ -111,10 +112,10 @@ func (d *discovered) where(ctx context.Context) (*jwks.Set, error) {
 
 // search reads the document, from the first of its addresses that has one.
 func (d *discovered) search(ctx context.Context, now time.Time) (*jwks.Set, error) {
-	var address string
+	var address, tokens string
 	var err error
 	for _, at := range d.addresses {
-		if address, err = d.read(ctx, at); !errors.Is(err, errNotThere) {
+		if address, tokens, err = d.read(ctx, at); !errors.Is(err, errNotThere) {
 			break
 		}
 	}
@@ -127,42 +128,56 @@ func (d *discovered) search(ctx context.Context, now time.Time) (*jwks.Set, erro
 		}
 		return nil, err
 	}
-	d.set, d.found = d.cache.At(address), now
+	d.set, d.token, d.found = d.cache.At(address), tokens, now
 	return d.set, nil
 }
 
 var errNotThere = errors.New("discovery: there is no such document")
 
-// read returns the address of the keys.
-func (d *discovered) read(ctx context.Context, at string) (string, error) {
+// tokenEndpoint returns where the issuer gives tokens; empty: it does not say.
+func (d *discovered) tokenEndpoint(ctx context.Context) (string, error) {
+	if _, err := d.where(ctx); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.token, nil
+}
+
+// read returns the address of the keys, and that of the token endpoint.
+func (d *discovered) read(ctx context.Context, at string) (keys, tokens string, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return "", errors.New("discovery: the issuer is malformed")
+		return "", "", errors.New("discovery: the issuer is malformed")
 	}
 	r.Header.Set("Accept", "application/json")
 	got, err := d.client.Do(r, maxDiscovery)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("discovery: %w", err)
+		return "", "", fmt.Errorf("discovery: %w", err)
 	case got.Status == http.StatusNotFound:
-		return "", errNotThere
+		return "", "", errNotThere
 	case got.Status != http.StatusOK:
-		return "", fmt.Errorf("discovery: %s answers with status %d", r.URL.Host, got.Status)
+		return "", "", fmt.Errorf("discovery: %s answers with status %d", r.URL.Host, got.Status)
 	}
 	var document struct {
-		Issuer  string `json:"issuer"`
-		JWKSURI string `json:"jwks_uri"`
+		Issuer        string `json:"issuer"`
+		JWKSURI       string `json:"jwks_uri"`
+		TokenEndpoint string `json:"token_endpoint"`
 	}
 	if json.Unmarshal(got.Body, &document) != nil {
-		return "", fmt.Errorf("discovery: %s answers with something that is no such document", r.URL.Host)
+		return "", "", fmt.Errorf("discovery: %s answers with something that is no such document", r.URL.Host)
 	}
 	if document.Issuer != d.issuer {
-		return "", errors.New("discovery: the document is that of another issuer")
+		return "", "", errors.New("discovery: the document is that of another issuer")
 	}
 	// Keys of an issuer that is reached by https are fetched by https.
 	u, err := url.Parse(document.JWKSURI)
 	if err != nil || fetch.CheckURL(u, r.URL.Scheme == "http") != nil {
-		return "", errors.New("discovery: the document names no address of keys that can be used")
+		return "", "", errors.New("discovery: the document names no address of keys that can be used")
 	}
-	return document.JWKSURI, nil
+	if u, err := url.Parse(document.TokenEndpoint); err != nil || fetch.CheckURL(u, r.URL.Scheme == "http") != nil {
+		document.TokenEndpoint = ""
+	}
+	return document.JWKSURI, document.TokenEndpoint, nil
 }

@@ -66,6 +66,7 @@ type JWT struct {
 	scope  []string
 	now    func() time.Time
 	ready  func(context.Context) error
+	token  func(context.Context) (string, error)
 }
 
 // NewJWT returns an Authenticator. It asks nobody yet.
@@ -98,13 +99,14 @@ func NewJWT(c JWTConfig) (*JWT, error) {
 		}
 		set := cache.At(c.JWKSURL)
 		j.policy.Keys, j.ready = set, set.Ready
+		j.token = func(context.Context) (string, error) { return "", nil }
 		return j, nil
 	}
 	found, err := newDiscovered(c, cache)
 	if err != nil {
 		return nil, err
 	}
-	j.policy.Keys, j.ready = found, found.Ready
+	j.policy.Keys, j.ready, j.token = found, found.Ready, found.tokenEndpoint
 	return j, nil
 }
 
@@ -121,6 +123,11 @@ func (j *JWT) RequiresToken() bool { return true }
 
 // Ready returns why no token can be verified now.
 func (j *JWT) Ready(ctx context.Context) error { return j.ready(ctx) }
+
+// TokenEndpoint returns where the issuer gives tokens, as its discovery document
+// says; empty if it does not, or if it is not asked for one. The error wraps
+// auth.ErrUnavailable.
+func (j *JWT) TokenEndpoint(ctx context.Context) (string, error) { return j.token(ctx) }
 
 // Authenticate implements auth.Authenticator.
 func (j *JWT) Authenticate(r *http.Request) (auth.Principal, error) {

@@ -176,6 +176,9 @@ func TestJWTOfARealProvider(t *testing.T) {
 	if err := j.Ready(t.Context()); err != nil {
 		t.Fatal("not ready:", err)
 	}
+	if got, err := j.TokenEndpoint(t.Context()); err != nil || got != p.URL+"/oauth/token" {
+		t.Errorf("token endpoint %q, %v", got, err)
+	}
 	signed := p.token(t, "signed", "system/Patient.rs openid system/Observation.read")
 	got, err := show(t, j, signed)
 	if err != nil || got.ClientID != "signed" || got.Issuer != p.URL || got.TokenID == "" || got.Expires.Before(time.Now()) ||

@@ -43,14 +43,16 @@ func writeHealth(w http.ResponseWriter, status int, h health) {
 }
 
 // readiness says whether requests should be sent here: store and storage
-// answer, and the upstream has been learnt once. Redis, a bucket or an upstream
+// answer, the upstream has been learnt once, and tokens could be judged once. Redis, a bucket or an upstream
 // that goes away later does not count: with the other replicas it would be the
 // same, and what goes through to the upstream needs neither store nor storage.
 type readiness struct {
 	engine *engine
+	issuer func(context.Context) error // whether tokens can be judged; nil: at any time
 	log    *slog.Logger
 
 	mu       sync.Mutex
+	judged   bool   // tokens could be judged once
 	upstream string // "ok", or why it has not been learnt
 	stopping bool
 }
@@ -111,16 +113,24 @@ func (r *readiness) isStopping() bool {
 	return r.stopping
 }
 
+// hasJudged reports whether tokens could be judged once. An issuer that goes away
+// later is the same for all replicas, and its keys are remembered for a while.
+func (r *readiness) hasJudged() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.judged
+}
+
 // status judges the checks. That a shared store or storage answered once is
 // known from the start of the process.
 func (r *readiness) status(checks map[string]string) (string, int) {
-	failed := func(name string) bool { return checks[name] != "ok" }
+	failed := func(name string) bool { said, asked := checks[name]; return asked && said != "ok" }
 	switch {
 	case r.isStopping():
 		return "stopping", http.StatusServiceUnavailable
-	case failed("upstream"), failed("store") && !r.engine.shared, failed("storage") && r.engine.links == nil:
+	case failed("upstream"), failed("auth") && !r.hasJudged(), failed("store") && !r.engine.shared, failed("storage") && r.engine.links == nil:
 		return "not ready", http.StatusServiceUnavailable
-	case failed("store"), failed("storage"):
+	case failed("store"), failed("storage"), failed("auth"):
 		return "degraded", http.StatusOK
 	}
 	return "ok", http.StatusOK
@@ -133,6 +143,12 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Unlock()
 	store := verdict(req.Context(), r.engine.store.Ping)
 	storage := verdict(req.Context(), r.engine.files.Ready)
+	if r.issuer != nil {
+		checks["auth"] = <-verdict(req.Context(), r.issuer)
+		r.mu.Lock()
+		r.judged = r.judged || checks["auth"] == "ok"
+		r.mu.Unlock()
+	}
 	checks["store"], checks["storage"] = <-store, <-storage
 	status, code := r.status(checks)
 	writeHealth(w, code, health{Status: status, Checks: checks})

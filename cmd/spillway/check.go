@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,13 +88,15 @@ func (r *report) blockFor(row string, err error) {
 func (r *report) machine(ctx context.Context, cfg *config.Config) {
 	r.notes = append(r.notes, cfg.Warnings...)
 	if cfg.Server.CertFile != "" {
-		secure, err := serverTLS(cfg.Server)
+		_, pair, err := serverTLS(cfg, slog.New(slog.DiscardHandler))
 		if err != nil {
-			r.block("server.tls", err)
+			r.blockFor("server.tls", err)
 		} else {
-			r.certificate(secure.Certificates[0].Certificate[0])
+			r.certificate("certificate", pair)
 		}
 	}
+	r.access(ctx, cfg)
+	r.audit(cfg)
 	if cfg.Store.Redis.URL != "" {
 		r.redis(ctx, cfg)
 	} else {
@@ -164,18 +165,6 @@ func (r *report) bucket(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-func (r *report) certificate(der []byte) {
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		r.block("server.tls", err)
-		return
-	}
-	r.row("certificate", "valid until %s", cert.NotAfter.Format(time.DateOnly))
-	if left := time.Until(cert.NotAfter); left < 14*24*time.Hour {
-		r.notes = append(r.notes, fmt.Sprintf("The certificate ends on %s.", cert.NotAfter.Format(time.DateTime)))
-	}
-}
-
 // existing is path, or the nearest folder above it that exists.
 func existing(path string) (string, error) {
 	path, err := filepath.Abs(path)
@@ -219,7 +208,11 @@ func freeSpace(folder string) (int64, error) {
 
 // ask learns the upstream and tells what came out.
 func (r *report) ask(ctx context.Context, cfg *config.Config) error {
-	client, err := newClient(cfg, slog.New(slog.DiscardHandler), nil)
+	credential, err := r.credential(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	client, err := newClient(cfg, credential, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,7 @@ func (d *demo) open(ctx context.Context, scratch string) error {
 	if d.fake, err = listen("127.0.0.1:0", nil); err != nil {
 		return err
 	}
-	d.fake.serve(fakefhir.New(fakefhir.Options{Dataset: d.data, Path: "/fhir"}), log)
+	d.fake.serve(fakefhir.New(fakefhir.Options{Dataset: d.data, Path: "/fhir"}), adminLimits(), log)
 	address, admin := d.flags.listen, "127.0.0.1:0"
 	if address == "" {
 		address, admin = freeAddress("127.0.0.1:8088"), freeAddress("127.0.0.1:8089")
@@ -165,7 +165,7 @@ func (d *demo) open(ctx context.Context, scratch string) error {
 		{Name: "grace", Key: config.KeyShutdownGrace, Value: "2s"},
 	}})
 	if err == nil {
-		d.server, err = newServer(ctx, cfg, halves{web: true, work: true}, log)
+		d.server, err = newServer(ctx, cfg, halves{web: true, work: true}, d.console.out, log)
 	}
 	if err != nil {
 		return errors.Join(err, d.fake.Close())

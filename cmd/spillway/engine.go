@@ -50,9 +50,9 @@ func openEngine(ctx context.Context, c *config.Config, log *slog.Logger) (*engin
 }
 
 // newClient returns a client for the upstream that c names, which spares it by
-// itself alone. metrics may be nil.
-func newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
-	return upstream.New(upstreamConfig(c, log, metrics))
+// itself alone, and is known to it by k. metrics may be nil.
+func newClient(c *config.Config, k *credential, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
+	return upstream.New(upstreamConfig(c, k, log, metrics))
 }
 
 // newClient returns a client that spares the upstream together with those of
@@ -60,18 +60,18 @@ func newClient(c *config.Config, log *slog.Logger, metrics prometheus.Registerer
 // host and the admin address that it alone can hold there: so one that is
 // started again has at once what its killed predecessor had, instead of waiting
 // until that has run out.
-func (e *engine) newClient(c *config.Config, admin net.Addr, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
-	u := upstreamConfig(c, log, metrics)
+func (e *engine) newClient(c *config.Config, k *credential, admin net.Addr, log *slog.Logger, metrics prometheus.Registerer) (*upstream.Client, error) {
+	u := upstreamConfig(c, k, log, metrics)
 	if e.shared {
 		u.Share, u.Process = share(e.store, c.Upstream.URL), hostName()+" "+admin.String()
 	}
 	return upstream.New(u)
 }
 
-func upstreamConfig(c *config.Config, log *slog.Logger, metrics prometheus.Registerer) upstream.Config {
+func upstreamConfig(c *config.Config, k *credential, log *slog.Logger, metrics prometheus.Registerer) upstream.Config {
 	u := c.Upstream
 	return upstream.Config{
-		URL: u.URL, Aliases: u.Aliases, Header: u.Header, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
+		URL: u.URL, Aliases: u.Aliases, Header: u.Header, TLS: k.ours, Wrap: k.wrap, Timeout: u.Timeout, MaxConcurrency: u.MaxConcurrency,
 		PageSize: u.PageSize, Profile: u.Profile, MaxOutage: u.MaxOutage, Hours: u.Hours, PageBytes: u.PageBytes, ResourceBytes: u.ResourceBytes,
 		Version: buildVersion(), Registerer: metrics, Logger: log,
 	}
@@ -79,7 +79,7 @@ func upstreamConfig(c *config.Config, log *slog.Logger, metrics prometheus.Regis
 
 // build makes what performs exports. It starts nothing. encoding is how segments
 // are stored; metrics may be nil.
-func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.Encoding, log *slog.Logger, metrics prometheus.Registerer) {
+func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.Encoding, o oversight, log *slog.Logger, metrics prometheus.Registerer) {
 	e.upstream = client
 	x := export.Config{
 		Upstream: client, Storage: e.files, Jobs: e.store, Window: int64(c.Export.Window), FileSize: c.Export.FileSize,
@@ -93,6 +93,7 @@ func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.
 	limits := limitsOf(c)
 	e.worker = worker.New(worker.Config{
 		Store: e.store, Prepare: e.learn, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
+		Revoked: o.revoked, Observe: o.observe,
 		OrphanAge: limits.Retention, Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: e.process,
 		Registerer: metrics, Logger: log,
 	})

@@ -96,7 +96,11 @@ func runExport(ctx context.Context, c console, f exportFlags) error {
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
-	client, err := newClient(cfg, log, nil)
+	credential, err := openCredential(cfg, log, nil, nil)
+	if err != nil {
+		return err
+	}
+	client, err := newClient(cfg, credential, log, nil)
 	if err != nil {
 		return err
 	}
@@ -256,7 +260,7 @@ func (r *exportRun) run(ctx context.Context, cfg *config.Config, client *upstrea
 	if err != nil {
 		return err
 	}
-	engine.build(cfg, client, encoding, r.log, nil)
+	engine.build(cfg, client, encoding, oversight{}, r.log, nil)
 	open := true
 	defer func() {
 		if open {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"spillway/cmd/spillway/internal/config"
 )
 
 // A listener is a port with the HTTP server on it.
@@ -28,16 +30,28 @@ func listen(address string, secure *tls.Config) (*listener, error) {
 	return &listener{Listener: l, secure: secure}, nil
 }
 
-// serve says what is answered.
-func (l *listener) serve(handler http.Handler, log *slog.Logger) {
+// serve says what is answered, to how many connections and how patiently.
+func (l *listener) serve(handler http.Handler, limits config.ServerLimits, log *slog.Logger) {
+	l.Listener = limit(l.Listener, limits.Connections)
 	l.server = &http.Server{
-		Handler:           handler,
+		Handler:           bounded(handler, limits),
 		TLSConfig:         l.secure,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		ReadHeaderTimeout: limits.ReadHeader,
+		IdleTimeout:       limits.Idle,
+		MaxHeaderBytes:    int(limits.HeaderBytes),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		// No write timeout: a download may take hours.
+		// No write timeout: a download may take hours. See bounded.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: limits.Stall, WriteByteTimeout: limits.Stall},
+	}
+}
+
+// maxStreams is how many requests one connection of HTTP/2 may have under way.
+const maxStreams = 100
+
+// adminLimits are those of listeners that are not for everybody.
+func adminLimits() config.ServerLimits {
+	return config.ServerLimits{
+		HeaderBytes: 32 << 10, Connections: 1000, ReadHeader: 10 * time.Second, Idle: 2 * time.Minute, Stall: 2 * time.Minute,
 	}
 }
 

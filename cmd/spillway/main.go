@@ -4,11 +4,13 @@
 //	export   one export from the command line, into a directory     (export.go, workdir.go, assemble.go)
 //	check    what was learnt about an upstream                      (check.go)
 //	demo     a fake upstream, the gateway and one client, in one    (demo.go, bulkclient.go)
+//	audit    is the record of who got what whole, and unchanged?    (audit.go)
 //	version  which build this is
 //
 // The package turns flags, YAML and environment into values (internal/config)
-// and values into a running process (engine.go, backends.go). Everything else has its own
-// package. What users see is written here: data on standard output, all other
+// and values into a running process (engine.go, backends.go; access.go says who may
+// ask, credential.go who we are to the upstream, reload.go what changes meanwhile).
+// Everything else has its own package. What users see is written here: data on standard output, all other
 // words on standard error, and an exit status (see exitError).
 package main
 
@@ -178,7 +180,7 @@ Exit status: 0 done, 1 failed, 2 bad usage or configuration,
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newServe(c), newExport(c), newCheck(c), newDemo(c), newVersion(c))
+	root.AddCommand(newServe(c), newExport(c), newCheck(c), newDemo(c), newAudit(c), newVersion(c))
 	return root
 }
 

@@ -265,7 +265,7 @@ func TestRedisStalls(t *testing.T) {
 // upstream, which it asks for what it offers.
 func TestRedisStallsAtOnce(t *testing.T) {
 	c := newCluster(t, few())
-	s, err := newServer(t.Context(), c.config(), halves{web: true, work: true}, slog.New(slog.DiscardHandler))
+	s, err := newServer(t.Context(), c.config(), halves{web: true, work: true}, io.Discard, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

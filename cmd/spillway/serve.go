@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"spillway/auth"
+	"spillway/auth/audit"
 	"spillway/cmd/spillway/internal/config"
 	"spillway/gateway"
 	"spillway/jobs"
@@ -37,6 +37,9 @@ func newServe(c console) *cobra.Command {
 Every key of the configuration can also be set by an environment variable, such
 as SPILLWAY_UPSTREAM_URL; without --config only these count.
 
+After SIGHUP, and when the file of the configuration changes, clients and their
+rights are read again; other keys need a restart.
+
 The first SIGTERM or SIGINT stops it gracefully: work on exports is handed back
 at once, and downloads have server.shutdown_grace to end. After SIGTERM requests
 are still taken for server.drain, while /readyz says that it stops. The second
@@ -49,18 +52,20 @@ signal stops it at once.`,
 		if o.noWork && o.onlyWork {
 			return usageError("--no-workers and --workers-only leave nothing to do")
 		}
-		cfg, err := config.Load(config.Input{File: o.config, Environ: c.environ, Serve: true})
+		input := config.Input{File: o.config, Environ: c.environ, Serve: true}
+		cfg, err := config.Load(input)
 		if err != nil {
 			return err
 		}
 		log := newLogger(c.err, cfg.Log.Level, cfg.Log.Format)
-		s, err := newServer(ctx, cfg, halves{web: !o.onlyWork, work: !o.noWork}, log)
+		s, err := newServer(ctx, cfg, halves{web: !o.onlyWork, work: !o.noWork}, c.out, log)
 		if finishedBy(ctx, err) {
 			return &exitError{exitInterrupted, errInterrupted}
 		}
 		if err != nil {
 			return err
 		}
+		s.reloader = newReloader(s, input)
 		return s.Run(ctx)
 	})
 }
@@ -70,22 +75,30 @@ type halves struct{ web, work bool }
 
 // A server is the whole gateway process, listening but not yet serving.
 type server struct {
-	config *config.Config
-	halves halves
-	log    *slog.Logger
+	config    *config.Config
+	effective *config.Config // config with the clients that were read last
+	halves    halves
+	out       io.Writer // of the audit, if it goes to standard output
+	log       *slog.Logger
 
-	engine    *engine
-	readiness *readiness
-	public    *listener // nil without the web half
-	admin     *listener
-	publicURL *url.URL // FHIR base as clients see it; nil without the web half
+	engine     *engine
+	credential *credential
+	record     *recorder // nil: there is no audit
+	roster     *roster   // nil: nobody is told apart
+	access     *access   // nil without the web half
+	reloader   *reloader // nil: the configuration is never read again
+	readiness  *readiness
+	public     *listener // nil without the web half
+	admin      *listener
+	publicURL  *url.URL // FHIR base as clients see it; nil without the web half
 }
 
 // newServer opens everything that can fail for reasons of this machine or of its
 // configuration: files, ports, certificates, Redis, the bucket. That the upstream
 // is away is no error. It starts nothing; a server that is not run must be closed.
-func newServer(ctx context.Context, cfg *config.Config, parts halves, log *slog.Logger) (*server, error) {
-	s := &server{config: cfg, halves: parts, log: log}
+// out takes the audit if that is to go to standard output.
+func newServer(ctx context.Context, cfg *config.Config, parts halves, out io.Writer, log *slog.Logger) (*server, error) {
+	s := &server{config: cfg, effective: cfg, halves: parts, out: out, log: log}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -101,56 +114,107 @@ func (s *server) open(ctx context.Context) error {
 	if s.admin, err = listen(cfg.Server.AdminListen, nil); err != nil {
 		return fmt.Errorf("server.admin_listen: %w", err)
 	}
-	var secure *tls.Config
 	if s.halves.web {
-		if secure, err = serverTLS(cfg.Server); err != nil {
+		secure, pair, err := serverTLS(cfg, s.log)
+		if err != nil {
+			return err
+		}
+		if err := registerExpiry(metrics, "server", pair); err != nil {
 			return err
 		}
 		if s.public, err = listen(cfg.Server.Listen, secure); err != nil {
 			return fmt.Errorf("server.listen: %w", err)
 		}
+		s.publicURL = cfg.PublicURL(s.public.Addr())
 	}
 	if s.engine, err = openEngine(ctx, cfg, s.log); err != nil {
 		return err
 	}
-	client, err := s.engine.newClient(cfg, s.admin.Addr(), s.log, metrics)
+	if s.record, err = openRecorder(cfg, s.engine.process, s.out, s.log, metrics); err != nil {
+		return err
+	}
+	if s.credential, err = openCredential(cfg, s.log, metrics, s.record); err != nil {
+		return err
+	}
+	client, err := s.engine.newClient(cfg, s.credential, s.admin.Addr(), s.log, metrics)
 	if err != nil {
 		return err
 	}
-	s.engine.build(cfg, client, jobs.EncodingGzip, s.log, metrics)
+	s.roster = newRoster(&cfg.Auth)
+	s.engine.build(cfg, client, jobs.EncodingGzip, oversightOf(s.roster, s.record), s.log, metrics)
 	s.readiness = newReadiness(s.engine, s.log)
-	s.admin.serve(adminHandler(metrics, s.readiness), s.log)
+	s.admin.serve(adminHandler(metrics, s.readiness), adminLimits(), s.log)
 	if s.halves.web {
 		handler, err := s.gateway(client, metrics)
 		if err != nil {
 			return err
 		}
-		s.public.serve(s.closing(handler), s.log)
+		s.readiness.issuer = s.access.ready
+		s.public.serve(s.closing(handler), cfg.Server.Limits, s.log)
 	}
 	return nil
 }
 
 // gateway puts the web half together.
 func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer) (http.Handler, error) {
-	cfg := s.config
-	s.publicURL = cfg.PublicURL(s.public.Addr())
-	return gateway.New(gateway.Config{
-		PublicURL: s.publicURL,
-		Upstream: upstream.NewProxy(upstream.ProxyConfig{
-			Upstream: cfg.Upstream.URL, Aliases: cfg.Upstream.Aliases, PublicURL: s.publicURL,
-			Timeout: cfg.Upstream.Timeout, Observe: client.ObservePassThrough, Registerer: metrics, Logger: s.log,
-		}),
+	cfg, ours := s.config, s.config.Upstream.Auth.PassThrough
+	through := upstream.ProxyConfig{
+		Upstream: cfg.Upstream.URL, Aliases: cfg.Upstream.Aliases, PublicURL: s.publicURL, TLS: s.credential.bare,
+		Timeout: cfg.Upstream.Timeout, Observe: client.ObservePassThrough, Registerer: metrics, Logger: s.log,
+	}
+	if ours {
+		through.Ours, through.TLS, through.Wrap = true, s.credential.ours, s.credential.wrap
+	}
+	proxy := upstream.NewProxy(through)
+	var err error
+	if s.access, err = openAccess(cfg, accessNeeds{
+		public: s.publicURL, store: s.engine.store, upstream: proxy, record: s.record, metrics: metrics, log: s.log,
+	}); err != nil {
+		return nil, err
+	}
+	g := gateway.Config{
+		PublicURL:          s.publicURL,
+		Upstream:           proxy,
 		Capabilities:       client.Capabilities,
 		Jobs:               s.engine.store,
 		Storage:            s.engine.files,
 		Links:              s.engine.links,
 		LinkTTL:            cfg.Storage.Bucket.Presign,
-		Auth:               auth.None(),
+		Auth:               s.access,
+		Discovery:          s.access.discovery,
+		Token:              s.access.token,
+		KeySet:             s.credential.keys,
+		Unchecked:          cfg.Auth.Unchecked,
+		PassThroughGrant:   ours,
+		Limits:             gatewayLimits(cfg.Limits),
+		TrustedProxies:     cfg.Server.TrustedProxies,
 		RequireAccept:      cfg.Server.RequireAccept,
 		RequirePreferAsync: cfg.Server.RequirePreferAsync,
 		Registerer:         metrics,
 		Logger:             s.log,
-	})
+	}
+	if s.roster != nil {
+		g.Enabled = s.roster.enabled
+	}
+	if s.record != nil {
+		g.Audit, g.AuditDeny, g.AuditDigest = s.record.record, s.record.deny, s.record.log.Digest
+	}
+	return gateway.New(g)
+}
+
+// gatewayLimits gives limits the gateway's form, in which 0 means a default.
+func gatewayLimits(l config.Limits) gateway.Limits {
+	perMinute := func(n int) gateway.Rate {
+		if n == 0 {
+			return gateway.Rate{PerMinute: -1}
+		}
+		return gateway.Rate{PerMinute: float64(n)}
+	}
+	unfinished := l.Unfinished
+	if unfinished == 0 {
+		unfinished = -1
+	}
+	return gateway.Limits{KickOffs: perMinute(l.KickOffs), Polls: perMinute(l.Polls), Downloads: perMinute(l.Downloads), Exports: unfinished}
 }
 
 // Close gives up what a server that was not run holds.
@@ -164,13 +228,16 @@ func (s *server) Close() error {
 	if s.engine != nil {
 		errs = append(errs, s.engine.Close())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.record.close())...)
 }
 
 // Run serves until ctx ends, then stops within the drain and the grace time and
 // closes everything. An end by ctx is no error.
 func (s *server) Run(ctx context.Context) error {
 	s.announce()
+	if err := s.started(ctx); err != nil {
+		return errors.Join(err, s.Close())
+	}
 	// The admin listener outlives the others, so that the end can be watched.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	all, allCtx := errgroup.WithContext(ctx)
@@ -184,6 +251,10 @@ func (s *server) Run(ctx context.Context) error {
 		}
 		g.Go(func() error { return s.engine.run(gctx, s.halves.work) })
 		g.Go(func() error { return s.readiness.Run(gctx) })
+		g.Go(func() error { return s.remind(gctx) })
+		if s.reloader != nil {
+			g.Go(func() error { return s.reloader.Run(gctx) })
+		}
 		g.Go(func() error {
 			defer stopServing()
 			<-gctx.Done()
@@ -196,7 +267,8 @@ func (s *server) Run(ctx context.Context) error {
 	if finishedBy(ctx, err) {
 		err = nil
 	}
-	if err = errors.Join(err, s.engine.Close()); err == nil {
+	s.stopped(ctx)
+	if err = errors.Join(err, s.engine.Close(), s.record.close()); err == nil {
 		s.log.Info("stopped")
 	}
 	return err
@@ -234,7 +306,7 @@ func (s *server) announce() {
 	s.log.Debug("configuration in effect", "keys", cfg.String())
 	at := []any{
 		"admin", s.admin.Addr().String(), "upstream", cfg.Upstream.URL.Redacted(), "store", storeText(cfg), "storage", storageText(cfg),
-		"name", s.engine.process, "version", buildVersion(),
+		"auth", cfg.Auth.Mode, "name", s.engine.process, "version", buildVersion(),
 	}
 	if s.public != nil {
 		at = append(at, "listen", s.public.Addr().String(), "public", s.publicURL.String())
@@ -247,14 +319,34 @@ func (s *server) announce() {
 	}
 }
 
-// serverTLS returns nil where no certificate is configured.
-func serverTLS(c config.Server) (*tls.Config, error) {
-	if c.CertFile == "" {
-		return nil, nil
+// started records that this process is up. What must be recorded cannot happen
+// where that fails, so neither does the start.
+func (s *server) started(ctx context.Context) error {
+	e := audit.Event{Kind: audit.KindStart, Outcome: audit.OutcomeDone, Version: buildVersion(), Config: s.config.Digest()}
+	if err := s.record.record(ctx, e); err != nil {
+		return fmt.Errorf("%s: %w", config.KeyAuditFile, err)
 	}
-	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, usageError("server.tls: %w", err)
+	return nil
+}
+
+// stopped records that this process ends.
+func (s *server) stopped(ctx context.Context) {
+	s.record.note(ctx, audit.Event{Kind: audit.KindStop, Outcome: audit.OutcomeDone, Version: buildVersion(), Config: s.effective.Digest()})
+}
+
+// remindEvery is how often the log is told again what should not stay so.
+const remindEvery = 5 * time.Minute
+
+// remind tells the log of what should not stay so, until ctx ends.
+func (s *server) remind(ctx context.Context) error {
+	for {
+		for _, w := range reminders(s.config) {
+			s.log.Warn(w)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(remindEvery):
+		}
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -48,7 +49,7 @@ func TestServeTLS(t *testing.T) {
 		}
 	}
 	flags[1].Value = cert
-	if _, err := newServer(t.Context(), gatewayConfig(t, url, flags...), halves{web: true}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
+	if _, err := newServer(t.Context(), gatewayConfig(t, url, flags...), halves{web: true}, io.Discard, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
 		t.Errorf("a key that is none: %v", err)
 	}
 }

@@ -37,11 +37,15 @@ func (l *loader) check(in Input) {
 		l.rule(r)
 	}
 	_, c.Upstream.SettleSet = l.places[KeySettle]
-	l.passwordFile()
+	r := &l.config.Store.Redis
+	l.fromFile("store.redis.password_file", r.passwordFile, "store.redis.password", &r.Password)
 	l.recordKey()
 	l.hours()
+	l.checkUpstreamAuth()
 	if in.Serve {
 		l.checkServe()
+		l.checkAuth()
+		l.checkAudit()
 	}
 }
 
@@ -72,11 +76,6 @@ func (l *loader) checkServe() {
 			"needs both cert_file and key_file, or neither",
 		},
 		{
-			!loopback(s.Listen) && !c.Auth.AllowAnonymous && !l.reported("auth.mode"), KeyListen,
-			fmt.Sprintf("%s can be reached from other machines, and with auth.mode none everybody there could export everything; "+
-				"listen on 127.0.0.1 behind a proxy that authenticates, or set auth.allow_anonymous: true", s.Listen),
-		},
-		{
 			c.Upstream.URL != nil && samePlace(c.Upstream.URL, s.Listen), KeyURL,
 			"is the address of server.listen; the gateway would call itself",
 		},
@@ -99,7 +98,7 @@ func (l *loader) checkServe() {
 	if c.Store.Redis.URL != "" && s.PublicURL == nil {
 		l.warn(l.place("server.public_url"), "is not set, so each process names its own address in its answers; replicas behind a load balancer must name that of the balancer")
 	}
-	if c.Export.MaxActivePerClient > 0 && c.Auth.Mode == "none" {
+	if c.Export.MaxActivePerClient > 0 && !c.Auth.Enforces() {
 		l.warn(l.place(KeyPerClient), "has no effect with auth.mode none, which does not tell clients apart")
 	}
 	if host, _, err := net.SplitHostPort(s.Listen); err == nil && s.PublicURL == nil {
@@ -137,21 +136,6 @@ func (l *loader) given(section string) (Problem, bool) {
 		}
 	}
 	return Problem{}, false
-}
-
-// passwordFile reads the password of Redis where it is kept in a file.
-func (l *loader) passwordFile() {
-	const key = "store.redis.password_file"
-	r := &l.config.Store.Redis
-	switch {
-	case r.passwordFile == "":
-	case r.Password != "":
-		l.add(l.place(key), "stands beside store.redis.password; remove one of them")
-	default:
-		var err error
-		r.Password, err = l.secret(r.passwordFile)
-		l.report(l.place(key), err)
-	}
 }
 
 // recordKey reads the key that authenticates the records in Redis.

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
+	"spillway/auth/token"
 	"spillway/upstream"
 	"spillway/upstream/profile"
 )
@@ -21,6 +23,8 @@ type Config struct {
 	Store    Store
 	Storage  Storage
 	Auth     Auth
+	Limits   Limits
+	Audit    Audit
 	Log      Log
 
 	// Warnings are sentences for the log: what is allowed but seldom wanted.
@@ -48,6 +52,8 @@ type Upstream struct {
 	TimeZone       string         // in which Hours are meant, such as Europe/Berlin
 	PageBytes      int64          // largest page that is read
 	ResourceBytes  int64          // largest resource that is read
+	Auth           UpstreamAuth   // our credential
+	TLS            TLS
 }
 
 // Server is the two listeners.
@@ -62,6 +68,11 @@ type Server struct {
 	RequirePreferAsync bool
 	Drain              time.Duration // how long requests are still taken after a SIGTERM
 	ShutdownGrace      time.Duration // how long downloads may go on after that
+	MinVersion         string        // of TLS: 1.2 or 1.3
+	ClientCAFile       string        // "": certificates of clients are not verified
+	// TrustedProxies are those whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	Limits         ServerLimits
 }
 
 // Export is how exports are performed.
@@ -110,12 +121,6 @@ type Bucket struct {
 	Presign time.Duration // how long links to files hold; 0: files go through the gateway
 }
 
-// Auth is who may export.
-type Auth struct {
-	Mode           string // always "none"
-	AllowAnonymous bool   // none on an address that others can reach
-}
-
 // Log is what is said of the run, and how.
 type Log struct {
 	Level  string // debug, info, warn, error
@@ -153,17 +158,32 @@ func defaults() *Config {
 			Header: http.Header{}, ProfileName: "auto", Settle: 5 * time.Second, Timeout: time.Minute,
 			MaxConcurrency: 8, PageSize: 1000, MaxOutage: 5 * time.Minute, TimeZone: "UTC",
 			PageBytes: 256 << 20, ResourceBytes: 16 << 20,
+			Auth: UpstreamAuth{Mode: ModeNone, Scope: "system/*.rs", passThrough: "caller"},
 		},
 		Server: Server{
 			Listen: "127.0.0.1:8088", AdminListen: "127.0.0.1:8089",
 			RequireAccept: true, RequirePreferAsync: true,
-			Drain: 3 * time.Second, ShutdownGrace: 30 * time.Second,
+			Drain: 3 * time.Second, ShutdownGrace: 30 * time.Second, MinVersion: "1.2",
+			Limits: ServerLimits{
+				HeaderBytes: 32 << 10, Connections: 10_000, ReadHeader: 10 * time.Second, Idle: 2 * time.Minute, Stall: 2 * time.Minute,
+			},
 		},
 		Export:  Export{Window: 10_000, FileSize: 1 << 30, Retention: 24 * time.Hour, MaxActive: 4},
 		Store:   Store{BoltPath: "spillway-data/jobs.db", Redis: Redis{KeyPrefix: "spillway"}},
 		Storage: Storage{DiskPath: "spillway-data/files", MinFree: 1 << 30},
-		Auth:    Auth{Mode: "none"},
-		Log:     Log{Level: "info", Format: "text"},
+		Auth: Auth{
+			Mode: ModeNone,
+			JWT: JWT{
+				Algorithms:   []token.Algorithm{token.RS256, token.RS384, token.ES256, token.ES384},
+				ClientClaims: []string{"client_id", "azp", "cid"}, ScopeClaims: []string{"scope", "scp"},
+				Skew: 30 * time.Second, Interval: 30 * time.Second, MaxStale: time.Hour,
+			},
+			Introspection: Introspection{TTL: 30 * time.Second, NegativeTTL: 5 * time.Second},
+			Builtin:       Builtin{TTL: 5 * time.Minute, Skew: 30 * time.Second},
+		},
+		Limits: Limits{KickOffs: 60, Polls: 1200, Downloads: 6000, Tokens: 120, Unfinished: 100},
+		Audit:  Audit{path: "spillway-data/audit.jsonl"},
+		Log:    Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -193,7 +213,7 @@ func (c *Config) PublicURL(listening net.Addr) *url.URL {
 // String returns every key with its value in effect, one a line, secrets left out.
 func (c *Config) String() string {
 	var b strings.Builder
-	for _, k := range c.keys {
+	for _, k := range c.everyKey() {
 		fmt.Fprintf(&b, "%s: %s\n", k.name, k.show())
 	}
 	return b.String()

@@ -14,13 +14,16 @@ import (
 	"spillway/upstream/profile"
 )
 
-// A key is one thing that can be configured. Exactly one of scalar, list and
-// headers is set; each stores what it is given, or says what is wrong with it.
+// A key is one thing that can be configured. Exactly one of scalar, list,
+// headers, json and records is set; each stores what it is given, or says what is
+// wrong with it.
 type key struct {
 	name    string // section.key
 	scalar  func(value string) error
 	list    func(values []string) error
 	headers func(pairs []pair) error
+	json    func(text []byte) error // a JSON document, as a text or as YAML
+	records *records
 	show    func() string           // the value in effect, without secrets
 	secret  func(value string) bool // whether a value holds one; nil: never
 }
@@ -28,18 +31,13 @@ type key struct {
 // A pair is one header, its value read from wherever it stands.
 type pair struct{ name, value string }
 
-// absent says why a key is refused that the documentation of other versions
-// names, or "".
-func absent(name string) string {
-	switch name {
-	case "auth.jwt", "auth.introspection", "auth.builtin", "auth.mtls":
-		return "not available in this version; only auth.mode none is"
-	}
-	return ""
-}
-
 // keysOf returns every key, bound to the fields of c.
 func keysOf(c *Config) []key {
+	return slices.Concat(coreKeys(c), authKeys(c))
+}
+
+// coreKeys are all but those of authkeys.go.
+func coreKeys(c *Config) []key {
 	u, s, e := &c.Upstream, &c.Server, &c.Export
 	r, b := &c.Store.Redis, &c.Storage.Bucket
 	return []key{
@@ -89,9 +87,6 @@ func keysOf(c *Config) []key {
 		size(KeyMinFree, &c.Storage.MinFree, 0, 1<<50),
 		service(KeyBucketURL, &b.URL, bucket.ParseURL),
 		parsed(KeyPresign, &b.Presign, parsePresign, time.Duration.String),
-
-		choice("auth.mode", &c.Auth.Mode, []string{"none"}, []string{"jwt", "introspection", "builtin", "mtls"}),
-		flag("auth.allow_anonymous", &c.Auth.AllowAnonymous),
 
 		choice("log.level", &c.Log.Level, []string{"debug", "info", "warn", "error"}, nil),
 		choice("log.format", &c.Log.Format, []string{"text", "json"}, nil),

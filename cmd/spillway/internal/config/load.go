@@ -69,14 +69,17 @@ type loader struct {
 	file     string
 	environ  map[string]string
 	secret   func(path string) (string, error) // reads a secret from its file
+	private  func(path string) (string, error) // the same for a private key
+	public   func(path string) (string, error) // reads what is no secret
 	places   map[string]Problem                // where each key was set last; Text is empty
+	record   []key                             // the keys of the record that is read; nil outside of one
 	problems Problems
 	unread   bool // the file could not be read as a whole, so nothing is known to be missing
 }
 
 func newLoader(c *Config, in Input) *loader {
 	l := &loader{
-		config: c, file: in.File, environ: make(map[string]string), secret: readSecret, places: make(map[string]Problem),
+		config: c, file: in.File, environ: make(map[string]string), secret: readSecret, private: ReadPrivate, public: readPublic, places: make(map[string]Problem),
 	}
 	c.keys = keysOf(c)
 	for _, assignment := range in.Environ {
@@ -131,6 +134,10 @@ func (l *loader) environment(environ []string) {
 			for _, line := range fields(value, "\n") {
 				l.headerLine(at, k, line)
 			}
+		case k.json != nil:
+			l.report(at, k.json([]byte(value)))
+		case k.records != nil:
+			l.add(at, k.name+" is a list of sections, which can only stand in the file")
 		}
 	}
 	var names []string
@@ -218,15 +225,17 @@ func (l *loader) header(at Problem, k key, p pair, isFile bool) {
 }
 
 func (l *loader) key(name string) (key, bool) {
-	i := slices.IndexFunc(l.config.keys, func(k key) bool { return k.name == name })
-	if i < 0 {
-		return key{}, false
+	for _, keys := range [][]key{l.record, l.config.keys} {
+		if i := slices.IndexFunc(keys, func(k key) bool { return k.name == name }); i >= 0 {
+			return keys[i], true
+		}
 	}
-	return l.config.keys[i], true
+	return key{}, false
 }
 
 func (l *loader) isSection(name string) bool {
-	return slices.ContainsFunc(l.config.keys, func(k key) bool { return strings.HasPrefix(k.name, name+".") })
+	within := func(k key) bool { return strings.HasPrefix(k.name, name+".") }
+	return slices.ContainsFunc(l.record, within) || slices.ContainsFunc(l.config.keys, within)
 }
 
 func (l *loader) lookup(name string) (string, bool) {

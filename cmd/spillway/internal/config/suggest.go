@@ -10,7 +10,7 @@ func (l *loader) suggestion(key string) string {
 	cut := strings.LastIndexByte(key, '.') + 1
 	prefix, last := key[:cut], key[cut:]
 	var siblings, elsewhere []string
-	for _, k := range l.config.keys {
+	for _, k := range slices.Concat(l.record, l.config.keys) {
 		if rest, ok := strings.CutPrefix(k.name, prefix); ok {
 			sibling, _, _ := strings.Cut(rest, ".")
 			siblings = append(siblings, sibling)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -94,10 +95,7 @@ func (l *loader) node(at Problem, value *yaml.Node) {
 		return
 	}
 	k, known := l.key(at.Key)
-	gone := absent(at.Key)
 	switch {
-	case gone != "":
-		l.add(at, gone)
 	case known:
 		l.value(at, k, value)
 	case !l.isSection(at.Key):
@@ -159,6 +157,10 @@ func (l *loader) value(at Problem, k key, n *yaml.Node) {
 			return
 		}
 		l.headerNodes(at, k, n)
+	case k.json != nil:
+		l.jsonNode(at, k, n)
+	case k.records != nil:
+		l.recordNodes(at, k, n)
 	}
 }
 
@@ -221,4 +223,60 @@ func looksSecret(name string) bool {
 		}
 	}
 	return false
+}
+
+// jsonNode reads a JSON document: a text that holds it, or the same as YAML.
+func (l *loader) jsonNode(at Problem, k key, n *yaml.Node) {
+	if n.Kind == yaml.MappingNode {
+		document, err := appendJSON(nil, n)
+		if err == nil {
+			err = k.json(document)
+		}
+		l.report(at, err)
+		return
+	}
+	if text, ok := l.text(at, n); ok {
+		l.report(at, k.json([]byte(text)))
+	}
+}
+
+// appendJSON writes a node as JSON, with its members in their order and none
+// left out.
+func appendJSON(b []byte, n *yaml.Node) ([]byte, error) {
+	if refused := kindRefused(n); refused != "" {
+		return nil, errors.New(refused)
+	}
+	var err error
+	switch n.Kind {
+	case yaml.MappingNode, yaml.SequenceNode:
+		open, end := byte('['), byte(']')
+		if n.Kind == yaml.MappingNode {
+			open, end = '{', '}'
+		}
+		b = append(b, open)
+		for i, item := range n.Content {
+			switch {
+			case i == 0:
+			case n.Kind == yaml.MappingNode && i%2 == 1:
+				b = append(b, ':')
+			default:
+				b = append(b, ',')
+			}
+			if n.Kind == yaml.MappingNode && i%2 == 0 {
+				b, err = jsontext.AppendQuote(b, item.Value)
+			} else {
+				b, err = appendJSON(b, item)
+			}
+			if err != nil {
+				return nil, errors.New("is not UTF-8")
+			}
+		}
+		return append(b, end), nil
+	}
+	if tag := n.ShortTag(); tag == "!!int" || tag == "!!bool" || tag == "!!null" {
+		if v := jsontext.Value(n.Value); v.IsValid() {
+			return append(b, v...), nil
+		}
+	}
+	return jsontext.AppendQuote(b, n.Value)
 }

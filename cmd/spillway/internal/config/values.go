@@ -223,6 +223,28 @@ func readSecret(path string) (string, error) {
 	return secret, nil
 }
 
+// ReadPrivate reads a file that holds a private key, which nobody but its owner
+// and group may read.
+func ReadPrivate(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the key: %w", err)
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return "", fmt.Errorf("the file %s can be read or changed by everybody; take that right away (chmod o= %[1]s)", path)
+	}
+	return readSecret(path)
+}
+
+// readPublic reads a small file that holds no secret.
+func readPublic(path string) (string, error) {
+	text, err := readSecret(path)
+	if err != nil {
+		return "", errors.New(strings.Replace(err.Error(), "the secret", "the file", 1))
+	}
+	return text, nil
+}
+
 // checkHeader says what is wrong with a header, if anything. It never quotes
 // the value.
 func checkHeader(name, value string) error {

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"spillway/auth"
+	"spillway/auth/audit"
+	"spillway/cmd/spillway/internal/config"
+	"spillway/jobs"
+	"spillway/jobs/worker"
+)
+
+// A roster is the clients that the configuration knows. It is safe for
+// concurrent use.
+type roster struct {
+	closed  bool                            // others have no access
+	clients atomic.Pointer[map[string]bool] // whether they are enabled
+}
+
+// newRoster returns nil where nobody is told apart.
+func newRoster(c *config.Auth) *roster {
+	if !c.Enforces() {
+		return nil
+	}
+	r := &roster{closed: c.Mode == config.ModeBuiltin || c.Mode == config.ModeMTLS}
+	r.set(c)
+	return r
+}
+
+func (r *roster) set(c *config.Auth) {
+	all := make(map[string]bool)
+	for _, client := range c.Everybody() {
+		all[client.ID] = !client.Disabled
+	}
+	r.clients.Store(&all)
+}
+
+// enabled reports whether a client may still have exports.
+func (r *roster) enabled(id string) bool {
+	enabled, listed := (*r.clients.Load())[id]
+	return enabled || !listed && !r.closed
+}
+
+// oversight is what a worker asks and tells, for the sake of authorization and
+// audit.
+type oversight struct {
+	revoked func(*jobs.Job) bool                      // nil: no job
+	observe func(context.Context, worker.Event) error // nil: nobody is told
+}
+
+// oversightOf returns that of a process. Both may be nil.
+func oversightOf(clients *roster, record *recorder) oversight {
+	var o oversight
+	if clients != nil {
+		o.revoked = func(j *jobs.Job) bool { return !clients.enabled(auth.ClientOf(j.Owner)) }
+	}
+	if record != nil {
+		o.observe = func(ctx context.Context, e worker.Event) error {
+			err := record.record(ctx, jobEvent(e))
+			if err != nil && !record.deny && !errors.Is(err, ctx.Err()) {
+				return nil
+			}
+			return err
+		}
+	}
+	return o
+}
+
+// jobEvent says for the audit what became of a job. It is the same each time
+// that it is said of one end.
+func jobEvent(e worker.Event) audit.Event {
+	j := e.Job
+	a := audit.Event{
+		Key: string(j.ID), Kind: audit.KindExport, Outcome: audit.OutcomeDone, Job: string(j.ID), Client: auth.ClientOf(j.Owner),
+		Level: string(j.Request.Level), Group: j.Request.GroupID, Files: len(j.Files),
+	}
+	if !j.EndedAt.IsZero() {
+		a.Duration = j.EndedAt.Sub(j.CreatedAt).Round(time.Millisecond)
+	}
+	for _, f := range j.Files {
+		a.Resources += f.Count
+		for _, s := range f.Segments {
+			a.Bytes += s.Size
+		}
+	}
+	switch j.State {
+	case jobs.Failed:
+		a.Outcome, a.Reason = audit.OutcomeFailed, "failed"
+	case jobs.Canceled:
+		a.Outcome, a.Reason = audit.OutcomeFailed, "canceled"
+	}
+	if e.Removed {
+		a.Kind, a.Outcome = audit.KindRemoval, audit.OutcomeDone
+		if a.Reason == "" {
+			a.Reason = "expired"
+		}
+	}
+	return a
+}
