@@ -34,11 +34,18 @@ type body struct {
 	err   error     // first error of Read, io.EOF included
 
 	gunzip *gunzip // in, if that inflates
+	ahead  *ahead  // between wire and in, once readAhead was called
+}
+
+// buffers is what answers are read through, one after another.
+type buffers struct {
+	inflaters sync.Pool // of *gunzip
+	blocks    sync.Pool // of an ahead
 }
 
 // newBody reads resp's body; cancel ends the request. What inflates it is taken
-// from inflaters, and given back by release.
-func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64, inflaters *sync.Pool) *body {
+// from pools, and given back by release.
+func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64, pools *buffers) *body {
 	w := &wire{in: resp.Body, timeout: timeout, left: bodyRounds * timeout, limit: limit}
 	w.timer = time.AfterFunc(time.Hour, func() { cancel(errStalled) })
 	w.timer.Stop()
@@ -47,7 +54,7 @@ func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.D
 	case "", "identity":
 		b.in = w
 	case "gzip", "x-gzip":
-		g, ok := inflaters.Get().(*gunzip)
+		g, ok := pools.inflaters.Get().(*gunzip)
 		if !ok {
 			g = &gunzip{in: bufio.NewReaderSize(nil, 32<<10)}
 		}
@@ -57,6 +64,27 @@ func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.D
 		b.in = broken{errEncoding}
 	}
 	return b
+}
+
+// readAhead begins to read before it is asked to, and calls whole when all of
+// the body is here. It is called before Read.
+func (b *body) readAhead(pools *buffers, whole func()) {
+	b.ahead = newAhead(b.wire, &pools.blocks)
+	switch {
+	case b.gunzip != nil:
+		b.gunzip.in.Reset(b.ahead)
+	case b.in == io.Reader(b.wire):
+		b.in = b.ahead
+	}
+	go b.ahead.run(whole)
+}
+
+// end waits until nobody reads from the wire any more. The request must be over
+// or cancelled.
+func (b *body) end() {
+	if b.ahead != nil {
+		b.ahead.close()
+	}
 }
 
 // Read returns inflated bytes, and errTooLarge for the first beyond the limit.
@@ -78,19 +106,19 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // release gives back what inflated the body. Nothing can be read after it.
-func (b *body) release(inflaters *sync.Pool) {
+func (b *body) release(pools *buffers) {
 	if b.err == nil {
 		b.err = io.ErrClosedPipe
 	}
 	if b.gunzip != nil {
 		b.gunzip.begun = false
 		b.gunzip.in.Reset(nil)
-		inflaters.Put(b.gunzip)
+		pools.inflaters.Put(b.gunzip)
 		b.in, b.gunzip = nil, nil
 	}
 }
 
-// waited is the time spent waiting for bytes.
+// waited is the time spent waiting for bytes, once the body is at its end.
 func (b *body) waited() time.Duration { return b.wire.waited }
 
 // failure says why reading stopped before the end, or returns 0 if it did not.
@@ -119,6 +147,7 @@ type wire struct {
 	timer         *time.Timer
 	timeout, left time.Duration
 	waited        time.Duration
+	bytes         int64 // that have come
 	limit         int64 // no honest gzip is larger than what it holds by much
 }
 
@@ -136,6 +165,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	d := time.Since(began)
 	w.waited += d
 	w.left -= d
+	w.bytes += int64(n)
 	w.limit -= int64(n)
 	return n, err
 }

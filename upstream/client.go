@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -115,7 +114,7 @@ func or[T int | int64 | time.Duration](v, otherwise T) T {
 // A Client asks one upstream on behalf of exports. Its methods may be called
 // concurrently; all of them share one limit of requests under way and one
 // Retry-After. Any of them may fail with a *PauseError. A visit function that is given to a method must not call the
-// client, since it runs while its request holds a turn.
+// client, since its request may hold a turn while it runs.
 type Client struct {
 	cfg       Config
 	place     place
@@ -126,7 +125,7 @@ type Client struct {
 	vital     *vital
 	metrics   clientMetrics
 	log       *slog.Logger
-	inflaters sync.Pool // of *gunzip
+	buffers   buffers
 
 	bareAccept   atomic.Bool  // the upstream refuses our Accept header
 	unstrict     atomic.Bool  // it refuses Prefer: handling=strict

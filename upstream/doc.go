@@ -17,6 +17,7 @@
 //	              has passed or outside of the hours
 //	pagesize.go   smaller pages where the usual one is too much
 //	transport.go  one attempt: headers in time, no redirects
+//	ahead.go      reads on while the answer is looked through
 //	body.go       inflates, ends stalls, counts, remembers why reading stopped
 //	failure.go    words for what went wrong
 //	links.go      where a next link may lead

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -100,12 +101,14 @@ func (c *Client) exchange(ctx context.Context, r *request, since time.Time, use 
 		return err
 	}
 	v := verdict{requestKind: r.kind, op: r.op}
+	var turn sync.Once
+	over := func(v verdict) { turn.Do(func() { c.governor.release(t, v) }) }
 	c.metrics.begin()
 	defer func() {
 		c.metrics.end(r.kind, v)
-		c.governor.release(t, v)
+		over(v)
 	}()
-	err = c.attempt(ctx, r, use, &v)
+	err = c.attempt(ctx, r, use, &v, over)
 	if failed, ok := err.(*RequestError); ok {
 		v.kind, v.failure = failed.Kind, failed
 	}
@@ -124,7 +127,9 @@ func (r *request) errand(flow string, since time.Time) errand {
 	}
 }
 
-func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error, v *verdict) error {
+// attempt calls over as soon as the answer is here, which may be before use has
+// read all of it.
+func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error, v *verdict, over func(verdict)) error {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	patience := time.AfterFunc(c.cfg.Timeout, func() { cancel(errNoHeaders) })
@@ -147,12 +152,25 @@ func (c *Client) attempt(ctx context.Context, r *request, use func(*reply) error
 	c.vital.note(resp.StatusCode)
 	c.governor.heard(resp.StatusCode)
 	re.header = resp.Header
-	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes, &c.inflaters)
-	defer re.body.release(&c.inflaters)
+	re.body = newBody(resp, cancel, c.cfg.Timeout, c.cfg.PageBytes, &c.buffers)
+	defer re.body.release(&c.buffers)
 	if resp.StatusCode != http.StatusOK {
 		return c.refused(r, resp, &re, v)
 	}
+	early, wire := *v, re.body.wire
+	re.body.readAhead(&c.buffers, func() {
+		early.whole, early.latency, early.bytes = true, early.latency+wire.waited, wire.bytes
+		over(early)
+	})
+	defer func() { // also when use panics
+		cancel(nil)
+		re.body.end()
+	}()
 	err = use(&re)
+	if err != nil {
+		cancel(nil)
+	}
+	re.body.end()
 	v.latency += re.body.waited()
 	v.bytes = re.body.bytes
 	if err == nil {

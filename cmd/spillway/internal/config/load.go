@@ -104,7 +104,8 @@ func (l *loader) finish(in Input) (*Config, error) {
 	}
 	c := l.config
 	if c.Export.Workers == 0 {
-		c.Export.Workers = c.Upstream.MaxConcurrency
+		// While some wait for the upstream, others look through and store what came.
+		c.Export.Workers = min(2*c.Upstream.MaxConcurrency, 1000)
 	}
 	return c, nil
 }
