@@ -37,15 +37,15 @@ type body struct {
 	ahead  *ahead  // between wire and in, once readAhead was called
 }
 
-// buffers is what answers are read through, one after another.
-type buffers struct {
+// bodyPools is what answers are read through, one after another.
+type bodyPools struct {
 	inflaters sync.Pool // of *gunzip
 	blocks    sync.Pool // of an ahead
 }
 
 // newBody reads resp's body; cancel ends the request. What inflates it is taken
 // from pools, and given back by release.
-func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64, pools *buffers) *body {
+func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.Duration, limit int64, pools *bodyPools) *body {
 	w := &wire{in: resp.Body, timeout: timeout, left: bodyRounds * timeout, limit: limit}
 	w.timer = time.AfterFunc(time.Hour, func() { cancel(errStalled) })
 	w.timer.Stop()
@@ -68,7 +68,7 @@ func newBody(resp *http.Response, cancel context.CancelCauseFunc, timeout time.D
 
 // readAhead begins to read before it is asked to, and calls whole when all of
 // the body is here. It is called before Read.
-func (b *body) readAhead(pools *buffers, whole func()) {
+func (b *body) readAhead(pools *bodyPools, whole func()) {
 	b.ahead = newAhead(b.wire, &pools.blocks)
 	switch {
 	case b.gunzip != nil:
@@ -106,7 +106,7 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // release gives back what inflated the body. Nothing can be read after it.
-func (b *body) release(pools *buffers) {
+func (b *body) release(pools *bodyPools) {
 	if b.err == nil {
 		b.err = io.ErrClosedPipe
 	}

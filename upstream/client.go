@@ -125,7 +125,7 @@ type Client struct {
 	vital     *vital
 	metrics   clientMetrics
 	log       *slog.Logger
-	buffers   buffers
+	buffers   bodyPools
 
 	bareAccept   atomic.Bool  // the upstream refuses our Accept header
 	unstrict     atomic.Bool  // it refuses Prefer: handling=strict

@@ -94,6 +94,11 @@ type clockSample struct {
 	sent, received time.Time
 }
 
+// tighter reports whether s says more precisely than t when its Date was written.
+func (s clockSample) tighter(t clockSample) bool {
+	return s.received.Sub(s.sent) < t.received.Sub(t.sent)
+}
+
 // offset is the upstream's clock minus ours. When the Date was written that
 // clock stood in [date, date+1s), and ours in [sent, received].
 func (s clockSample) offset() time.Duration {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"spillway/upstream/fhir"
 	"spillway/upstream/profile"
 )
@@ -46,13 +48,16 @@ func (c *Client) Forget() {
 	c.capabilities.forget()
 }
 
-// A learner is one run of Learn.
+// A learner is one run of Learn, or a part of it that runs beside others.
 type learner struct {
-	c      *Client
-	f      *Facts
-	unsure bool        // a probe failed in a way that may pass
-	heard  bool        // a probe had an answer
-	clock  clockSample // the tightest so far
+	c *Client
+	f *Facts // shared by all parts, which set different fields of it
+
+	problems []string
+	unsure   bool        // a probe failed in a way that may pass
+	heard    bool        // a probe had an answer
+	clock    clockSample // the tightest so far
+	clocked  bool        // there was one
 
 	typ   string      // the type that is probed; it may have no data
 	found fhir.Header // a resource of it, if there is data
@@ -73,23 +78,85 @@ func (l *learner) learn(ctx context.Context) error {
 		l.problem("%s", p)
 	}
 	l.chooseProfile()
-	for _, step := range [...]struct {
-		probe profile.Probe
-		ask   func(context.Context) error
-	}{
-		{profile.ProbeData, l.findData}, {profile.ProbePage, l.probePageSize}, {profile.ProbeLastUpdated, l.probeLastUpdated},
-		{profile.ProbeCounts, l.probeCounts}, {profile.ProbeSort, l.probeSort}, {profile.ProbeDirect, l.probeDirect},
-		{profile.ProbePost, l.probePost}, {profile.ProbeHistory, l.probeHistory},
-	} {
-		if l.may(step.probe) {
-			if err := step.ask(ctx); err != nil {
-				return err
-			}
+	var first glance
+	var asked *request
+	if l.may(profile.ProbeData) {
+		if first, asked, err = l.findData(ctx); err != nil {
+			return err
 		}
+	}
+	if err := l.probe(ctx, asked, first); err != nil {
+		return err
 	}
 	l.limitPage()
 	l.supply()
-	return l.readClock(ctx)
+	if err := l.readClock(ctx); err != nil {
+		return err
+	}
+	l.f.Problems = l.problems
+	if l.clocked {
+		l.f.ClockSkewKnown, l.f.ClockOffset = true, l.clock.offset()
+	}
+	return nil
+}
+
+// A part is a probe, and the learner that it gets.
+type part struct {
+	of    *learner
+	name  profile.Probe
+	probe func(*learner, context.Context) error
+}
+
+// probe finds out the rest, side by side where one probe needs nothing of another. asked
+// and first are what findData returned. What is said of the upstream is in an
+// order that does not depend on which probe was faster.
+func (l *learner) probe(ctx context.Context, asked *request, first glance) error {
+	var next, size, updated, counts, sorted, direct, posted, history learner
+	for _, round := range [][]part{
+		{
+			{&next, profile.ProbeData, func(l *learner, ctx context.Context) error { return l.probeNext(ctx, asked, first) }},
+			{&size, profile.ProbePage, (*learner).probePageSize},
+			{&updated, profile.ProbeLastUpdated, (*learner).probeLastUpdated},
+			{&sorted, profile.ProbeSort, (*learner).probeSort},
+			{&posted, profile.ProbePost, (*learner).probePost},
+			{&history, profile.ProbeHistory, (*learner).probeHistory},
+		},
+		{
+			{&counts, profile.ProbeCounts, (*learner).probeCounts},
+			{&direct, profile.ProbeDirect, (*learner).probeDirect},
+		},
+	} {
+		if err := l.together(ctx, round); err != nil {
+			return err
+		}
+		l.seen, l.whole = size.seen, size.whole
+	}
+	for _, p := range []*learner{&next, &size, &updated, &counts, &sorted, &direct, &posted, &history} {
+		l.join(p)
+	}
+	return nil
+}
+
+// together runs probes side by side. Each begins with what l knows.
+func (l *learner) together(ctx context.Context, parts []part) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, p := range parts {
+		*p.of = *l
+		p.of.problems = nil
+		if l.may(p.name) {
+			g.Go(func() error { return p.probe(p.of, ctx) })
+		}
+	}
+	return g.Wait()
+}
+
+// join takes over what a part has to say.
+func (l *learner) join(p *learner) {
+	l.problems = append(l.problems, p.problems...)
+	l.unsure, l.heard = l.unsure || p.unsure, l.heard || p.heard
+	if p.clocked && (!l.clocked || p.clock.tighter(l.clock)) {
+		l.clock, l.clocked = p.clock, true
+	}
 }
 
 // limitPage keeps to the profile's page size where none was found by asking.
@@ -114,7 +181,7 @@ func (l *learner) readClock(ctx context.Context) error {
 
 // problem adds a sentence.
 func (l *learner) problem(format string, args ...any) {
-	l.f.Problems = append(l.f.Problems, fmt.Sprintf(format, args...))
+	l.problems = append(l.problems, fmt.Sprintf(format, args...))
 }
 
 // note takes the clock from a reply.
@@ -128,9 +195,8 @@ func (l *learner) note(re *reply) {
 		return
 	}
 	s := clockSample{date: date, sent: re.sent.Round(0), received: re.received.Round(0)}
-	if !l.f.ClockSkewKnown || s.received.Sub(s.sent) < l.clock.received.Sub(l.clock.sent) {
-		l.clock = s
-		l.f.ClockSkewKnown, l.f.ClockOffset = true, s.offset()
+	if !l.clocked || s.tighter(l.clock) {
+		l.clock, l.clocked = s, true
 	}
 }
 
@@ -209,14 +275,15 @@ func (l *learner) candidates() []string {
 	})
 }
 
-// findData looks for a type with data, and at the next link of a page of one.
-func (l *learner) findData(ctx context.Context) error {
+// findData looks for a type with data, and returns the page of one that showed
+// it, and what asked for it; nil if there is none.
+func (l *learner) findData(ctx context.Context) (glance, *request, error) {
 	types := l.candidates()
 	if len(types) == 0 {
 		if !l.f.Profile.Patients.Required {
 			l.problem("The capability statement lists no type that can be searched.")
 		}
-		return nil
+		return glance{}, nil, nil
 	}
 	var denied *RequestError
 	var problems []string
@@ -231,12 +298,12 @@ func (l *learner) findData(ctx context.Context) error {
 			} else if f != nil && f.Kind == KindStatus && !f.Temporary() {
 				refused++
 			}
-			had := len(l.f.Problems)
+			had := len(l.problems)
 			if _, err := l.failed(err); err != nil {
-				return err
+				return glance{}, nil, err
 			}
-			problems = append(problems, l.f.Problems[had:]...)
-			l.f.Problems = l.f.Problems[:had]
+			problems = append(problems, l.problems[had:]...)
+			l.problems = l.problems[:had]
 			continue
 		}
 		if l.typ == "" {
@@ -244,28 +311,27 @@ func (l *learner) findData(ctx context.Context) error {
 		}
 		if len(g.resources) > 0 {
 			l.typ, l.found, l.f.ProbeType = t, g.resources[0], t
-			return l.probeNext(ctx, r, g)
+			l.paged, l.single = g.Next != "", g.Next == "" && len(g.resources) == 1
+			return g, r, nil
 		}
 	}
 	if denied != nil && refusals == len(types) {
-		return denied
+		return glance{}, nil, denied
 	}
-	l.f.Problems = append(l.f.Problems, problems...)
+	l.problems = append(l.problems, problems...)
 	if refused == len(types) {
 		l.problem("Searches of whole types are refused. If this server finds resources by patient only, say so in a profile (patients: {required: true}).")
-		return nil
+		return glance{}, nil, nil
 	}
 	l.problem("No data was found in the %d types that were tried, so not all could be probed.", len(types))
-	return nil
+	return glance{}, nil, nil
 }
 
 // probeNext follows the next link of a page of one resource.
 func (l *learner) probeNext(ctx context.Context, r *request, g glance) error {
 	if g.Next == "" {
-		l.single = len(g.resources) == 1 // there may be no second one
-		return nil
+		return nil // there may be no second one
 	}
-	l.paged = true
 	u, err := l.c.place.resolve(r.url, g.Next)
 	if err != nil {
 		l.f.NextLinks = Refused
@@ -318,7 +384,7 @@ func (l *learner) probePageSize(ctx context.Context) error {
 	if g.Next != "" && l.seen > 0 {
 		l.f.PageSize = l.seen
 	}
-	if l.f.NextLinks == Unknown && l.single && l.seen > 1 {
+	if l.single && l.seen > 1 {
 		l.f.NextLinks = Refused
 		l.whole = false
 		l.problem("A page of one %s has no next link, though there are more.", l.typ)

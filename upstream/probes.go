@@ -85,7 +85,7 @@ func (l *learner) probeCounts(ctx context.Context) error {
 	if l.typ == "" {
 		return nil
 	}
-	had := len(l.f.Problems)
+	had := len(l.problems)
 	for _, mode := range []CountMode{CountSummary, CountTotal} {
 		verdict, complaint, err := l.tryCounts(ctx, mode)
 		if err != nil {
@@ -93,7 +93,7 @@ func (l *learner) probeCounts(ctx context.Context) error {
 		}
 		if verdict == Works {
 			l.f.Counts, l.f.CountMode = Works, mode
-			l.f.Problems = l.f.Problems[:had] // what is wrong with the other way does not matter
+			l.problems = l.problems[:had] // what is wrong with the other way does not matter
 			return nil
 		}
 		l.f.Counts = verdict
@@ -224,9 +224,9 @@ func (l *learner) probeDirect(ctx context.Context) error {
 		return nil
 	}
 	verdict := func(err error) (Support, error) {
-		had := len(l.f.Problems)
+		had := len(l.problems)
 		s, err := l.failed(err)
-		l.f.Problems = l.f.Problems[:had]
+		l.problems = l.problems[:had]
 		return s, err
 	}
 	g, err := l.lookDirect(ctx, 1)
@@ -272,20 +272,23 @@ func (l *learner) probeHistory(ctx context.Context) error {
 		typ  string
 		fact *Support
 	}{{l.typ, &l.f.History}, {"", &l.f.SystemHistory}} {
-		had := len(l.f.Problems)
+		had := len(l.problems)
 		support, err := l.tryHistory(ctx, probe.typ)
 		if err != nil {
 			return err
 		}
 		if *probe.fact = support; probe.typ == "" {
-			l.f.Problems = l.f.Problems[:had] // the history of types will do
+			l.problems = l.problems[:had] // the history of types will do
 		}
 	}
 	return nil
 }
 
 func (l *learner) tryHistory(ctx context.Context, typ string) (Support, error) {
-	since := l.c.cfg.Now().Add(l.f.ClockOffset)
+	since := l.c.cfg.Now()
+	if l.clocked {
+		since = since.Add(l.clock.offset())
+	}
 	r, err := l.c.historyRequest(History{Type: typ, Since: since}, 1)
 	if err != nil {
 		return Unknown, err
