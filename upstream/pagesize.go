@@ -136,7 +136,10 @@ func (c *Client) firstRequest(s Search) (r *request, asked *int, err error) {
 	}
 	build := func() (*request, error) {
 		own := []string{"_count=" + strconv.Itoa(*asked)}
-		if s.Sorted {
+		switch {
+		case s.Newest:
+			own = append(own, "_sort=-_lastUpdated")
+		case s.Sorted:
 			own = append(own, "_sort=_lastUpdated")
 		}
 		again, err := c.searchRequest(s, "search "+s.Type, kindSearch, own...)

@@ -31,6 +31,8 @@ type Search struct {
 	Post bool
 	// Sorted asks for the resources in the order of _lastUpdated, oldest first.
 	Sorted bool
+	// Newest asks for the reverse order.
+	Newest bool
 	// Direct asks for one page past the upstream's store of searches, with at
 	// most so many resources and no next link. A page that is not Full is then
 	// the last. Zero means as usual. It is for upstreams of which Learn has

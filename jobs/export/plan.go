@@ -66,6 +66,10 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 		p.said.add(jobs.SeverityWarning, fhir.IssueNotFound, "No patient remains to be exported: the group has no current members, or none of the patients asked for belong to it.")
 	}
 	types := p.typesOf(listed)
+	// The type that is known to have data first: it takes longest.
+	if i := slices.Index(types, p.facts.ProbeType); i > 0 {
+		types = slices.Insert(slices.Delete(types, i, i+1), 0, p.facts.ProbeType)
+	}
 	var units []jobs.Unit
 	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
 		spec.Types = chunk
@@ -300,8 +304,12 @@ func (p *planner) cutOn(ctx context.Context, c cutSpec) error {
 const planTime = 2 * time.Second
 
 func (p *planner) cutting() cutting {
-	return cutting{limit: p.c.Window, parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
+	return cutting{limit: p.most(), parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
 }
+
+// most is up to how many resources a window is left as it is: cutting it for a
+// few of them would take a request more for two halves than for one whole.
+func (p *planner) most() int64 { return p.c.Window + p.c.Window/4 }
 
 // unitsOf returns a slice for each window, and a plan unit for each that is
 // still too large.
@@ -309,7 +317,7 @@ func (p *planner) unitsOf(c cutSpec, windows []windowSpec) []jobs.Unit {
 	units := make([]jobs.Unit, len(windows))
 	for i, w := range windows {
 		name := fmt.Sprintf("%s-%05d", c.Name, i+1)
-		if w.Counted > p.c.Window && w.divisible() && !c.Read.Whole {
+		if w.Counted > p.most() && w.divisible() && !c.Read.Whole {
 			units[i] = jobs.Unit{ID: "plan-" + name, Kind: jobs.UnitPlan, Spec: encode(planSpec{Cut: &cutSpec{Name: name, Read: c.Read, Window: w}})}
 			continue
 		}

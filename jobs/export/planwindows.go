@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"spillway/jobs"
 	"spillway/upstream"
@@ -38,8 +41,47 @@ func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSp
 	case counted < 0 || read.Whole:
 		return counted, []windowSpec{whole}, nil
 	}
-	windows, err := cutWindows(ctx, r.countFunc(), whole, p.cutting())
+	how := p.cutting()
+	if counted > how.limit && read.Paging.Sort {
+		if how.oldest, how.newest, err = p.ends(ctx, r, whole); err != nil {
+			return 0, nil, err
+		}
+	}
+	windows, err := cutWindows(ctx, r.countFunc(), whole, how)
 	return counted, windows, err
+}
+
+// ends asks for the times of the oldest and the newest resource of a window. It
+// saves the counts that it would take to find the part of it that is not empty.
+// Zero times where the upstream does not say.
+func (p *planner) ends(ctx context.Context, r *reader, w windowSpec) (oldest, newest time.Time, err error) {
+	var found [2][]time.Time
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range found {
+		g.Go(func() error {
+			for _, alternative := range r.spec.Alternatives {
+				s := r.search(alternative, w)
+				s.Sorted, s.Newest, s.Limit, s.Direct = true, i == 1, 1, r.spec.Paging.Direct
+				_, err := p.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error {
+					if at, err := fhir.ParseDateTime(entry.Header.LastUpdated); err == nil && entry.Header.Type == r.spec.Type {
+						found[i] = append(found[i], at)
+					}
+					return nil
+				})
+				if err != nil && !refused(err) {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return oldest, newest, err
+	}
+	if len(found[0]) > 0 && len(found[1]) > 0 {
+		oldest, newest = slices.MinFunc(found[0], time.Time.Compare), slices.MaxFunc(found[1], time.Time.Compare)
+	}
+	return oldest, newest, nil
 }
 
 // nothing reports whether a window holds nothing: a page without entries that

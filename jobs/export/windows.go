@@ -49,68 +49,172 @@ type cutting struct {
 	limit    int64     // resources that a window should hold at most
 	parallel int       // counts at once
 	until    time.Time // when to stop, leaving larger windows; zero: never
+	// oldest and newest are where the resources are said to begin and to end.
+	// They only say where to cut first. Zero: nobody has said it.
+	oldest, newest time.Time
 }
 
-// minCuts is how many bisections are made whatever the time, so that a window
-// that is cut again and again does get smaller.
-const minCuts = 8
+const (
+	// minCuts is how many counts are made whatever the time, so that a window
+	// that is cut again and again does get smaller.
+	minCuts = 8
+	// manyParts is into how many parts a window is cut at once at most.
+	manyParts = 64
+	// evenLevels is how many times in a row a window must have fallen into
+	// halves of about the same size before it is cut into many parts at once.
+	evenLevels = 2
+)
 
 // cutWindows returns windows that cover w without a gap, in order, each holding
 // at most h.limit resources by count, except where one tick alone holds more or
 // the time ran out. A bulk load puts millions into one minute of many years, so
-// the cuts follow the counts, never equal widths; empty stretches belong to a
-// neighbour, so none goes unread.
+// the cuts follow the counts, never equal widths, until they show that the
+// resources are spread evenly; empty stretches belong to a neighbour, so none
+// goes unread.
 func cutWindows(ctx context.Context, count countFunc, w windowSpec, h cutting) ([]windowSpec, error) {
 	h.limit = max(h.limit, 1)
-	c := &cutter{count: count, cutting: h}
-	roots := []*cut{{windowSpec: w}}
-	if w.From.IsZero() {
-		bands, err := c.bands(ctx, w.To, w.Counted)
-		if err != nil {
-			return nil, err
-		}
-		roots = bands
-	}
+	turns := make(chan struct{}, max(h.parallel, 1))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(h.parallel, 1))
-	c.group = group
-	for _, root := range roots {
-		group.Go(func() error { return c.split(ctx, root) })
+	c := &cutter{cutting: h, group: group, count: func(ctx context.Context, from, to time.Time) (int64, error) {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		defer func() { <-turns }()
+		return count(ctx, from, to)
+	}}
+	root := &cut{windowSpec: w}
+	if !h.oldest.IsZero() && !h.newest.Before(h.oldest) && h.oldest.After(w.From) && h.newest.Before(w.To) {
+		root.lo, root.hi = h.oldest.Truncate(tick), h.newest.Truncate(tick).Add(tick)
 	}
+	group.Go(func() error { return c.split(ctx, root) })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var windows []windowSpec
-	for _, root := range roots {
-		windows = root.leaves(windows)
-	}
-	return merge(windows, h.limit), nil
+	return merge(root.leaves(nil), h.limit), nil
 }
 
-// cutter bisects by counting.
+// cutter cuts by counting.
 type cutter struct {
 	cutting
-	count countFunc
+	count countFunc // as many at once as may be
 	group *errgroup.Group
-	made  atomic.Int64 // bisections
+	made  atomic.Int64 // counts
 }
 
 // late reports whether it is time to stop.
 func (c *cutter) late() bool {
-	return c.made.Add(1) > minCuts && !c.until.IsZero() && time.Now().After(c.until)
+	return c.made.Load() > minCuts && !c.until.IsZero() && time.Now().After(c.until)
 }
 
 // cut is a node of the tree of cuts; a leaf is a window.
 type cut struct {
 	windowSpec
-	left, right *cut
+	lo, hi time.Time // where its resources are said to be; zero: From and To
+	even   int       // how many times in a row what it is a part of fell into even parts
+	parts  []*cut
 }
 
 func (c *cut) leaves(into []windowSpec) []windowSpec {
-	if c.left == nil {
+	if c.parts == nil {
 		return append(into, c.windowSpec)
 	}
-	return c.right.leaves(c.left.leaves(into))
+	for _, p := range c.parts {
+		into = p.leaves(into)
+	}
+	return into
+}
+
+// span is between which instants w should be cut.
+func (w *cut) span() (lo, hi time.Time) {
+	lo, hi = w.From, w.To
+	if !w.lo.IsZero() {
+		lo = w.lo
+	}
+	if !w.hi.IsZero() {
+		hi = w.hi
+	}
+	return lo, hi
+}
+
+// split cuts w until each leaf is small enough or one tick wide.
+func (c *cutter) split(ctx context.Context, w *cut) error {
+	if w.Counted <= c.limit {
+		return nil
+	}
+	lo, hi := w.span()
+	if hinted := !w.lo.IsZero() || !w.hi.IsZero(); hinted && hi.Sub(lo) < 2*tick {
+		w.lo, w.hi = time.Time{}, time.Time{} // what was said does not help any more
+		return c.split(ctx, w)
+	}
+	var err error
+	switch {
+	case lo.IsZero():
+		w.parts, err = c.bands(ctx, w.To, w.Counted)
+	case hi.Sub(lo) < 2*tick || c.late():
+		return nil
+	default:
+		err = c.divide(ctx, w, lo, hi)
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range w.parts {
+		if p.Counted > c.limit && !(p.From.IsZero() && p.lo.IsZero()) {
+			c.group.Go(func() error { return c.split(ctx, p) })
+		}
+	}
+	return nil
+}
+
+// divide cuts w into parts of the same width between lo and hi: two, or as many
+// as it takes where it is known to be even. The first part is not counted: it
+// has what the others have not.
+func (c *cutter) divide(ctx context.Context, w *cut, lo, hi time.Time) error {
+	n := int64(2)
+	if w.even >= evenLevels {
+		n = min(w.Counted*10/(9*c.limit)+1, manyParts) // with some room, since even is not equal
+	}
+	n = max(min(n, int64(hi.Sub(lo)/tick)), 2)
+	parts := make([]*cut, n)
+	for i := range parts {
+		parts[i] = &cut{}
+		parts[i].From = lo.Add((hi.Sub(lo) / time.Duration(n) * time.Duration(i)).Truncate(tick))
+		if i > 0 {
+			parts[i-1].To = parts[i].From
+		}
+	}
+	first, last := parts[0], parts[n-1]
+	first.From, first.lo = w.From, w.lo
+	last.To, last.hi = w.To, w.hi
+	counts, ctx := errgroup.WithContext(ctx)
+	for _, p := range parts[1:] {
+		counts.Go(func() (err error) {
+			c.made.Add(1)
+			p.Counted, err = c.count(ctx, p.From, p.To)
+			return err
+		})
+	}
+	if err := counts.Wait(); err != nil {
+		return err
+	}
+	first.Counted = w.Counted
+	for _, p := range parts[1:] {
+		first.Counted -= p.Counted
+	}
+	first.Counted = max(first.Counted, 0)
+	even := w.even + 1
+	for _, p := range parts {
+		if p.Counted*n > w.Counted*3/2 {
+			even = 0
+		}
+	}
+	for _, p := range parts {
+		p.even = even
+	}
+	w.parts = parts
+	return nil
 }
 
 // bands cuts a range that is open to the past, oldest band first. The oldest
@@ -133,35 +237,6 @@ func (c *cutter) bands(ctx context.Context, to time.Time, rest int64) ([]*cut, e
 	newestFirst = append(newestFirst, &cut{windowSpec: windowSpec{To: end, Counted: rest}})
 	slices.Reverse(newestFirst)
 	return newestFirst, nil
-}
-
-// split bisects w until each leaf is small enough or one tick wide. The lighter
-// half goes to another goroutine where one is free.
-func (c *cutter) split(ctx context.Context, w *cut) error {
-	for w.Counted > c.limit && !w.From.IsZero() {
-		half := (w.To.Sub(w.From) / 2).Truncate(tick)
-		if half < tick || c.late() {
-			return nil
-		}
-		middle := w.From.Add(half)
-		later, err := c.count(ctx, middle, w.To)
-		if err != nil {
-			return err
-		}
-		w.left = &cut{windowSpec: windowSpec{From: w.From, To: middle, Counted: max(w.Counted-later, 0)}}
-		w.right = &cut{windowSpec: windowSpec{From: middle, To: w.To, Counted: later}}
-		light, heavy := w.left, w.right
-		if light.Counted > heavy.Counted {
-			light, heavy = heavy, light
-		}
-		if light.Counted > c.limit && !c.group.TryGo(func() error { return c.split(ctx, light) }) {
-			if err := c.split(ctx, light); err != nil {
-				return err
-			}
-		}
-		w = heavy
-	}
-	return nil
 }
 
 // merge joins neighbours that together are small enough.
