@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	path := flags.String("base", "/fhir", "`path` of the FHIR root")
 	pageMax := flags.Int("page-max", 1000, "largest page")
 	latency := flags.Duration("latency", 0, "waited before every answer")
+	noGzip := flags.Bool("no-gzip", false, "compress nothing")
 	script := flags.String("script", "", "JSON `file` of faults")
 	transactions := flags.Bool("transactions", false, "print transaction Bundles instead of serving")
 	if err := flags.Parse(args); err != nil {
@@ -56,7 +57,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	patientsGiven := false
 	flags.Visit(func(f *flag.Flag) { patientsGiven = patientsGiven || f.Name == "patients" })
 
-	o := fakefhir.Options{Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency}
+	o := fakefhir.Options{Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency, NoGzip: *noGzip}
 	if *bulk > 0 {
 		o.Bulk = fakefhir.Bulk(*bulk)
 	}
