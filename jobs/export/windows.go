@@ -161,7 +161,7 @@ func (c *cutter) split(ctx context.Context, w *cut) error {
 		return err
 	}
 	for _, p := range w.parts {
-		if p.Counted > c.limit && !(p.From.IsZero() && p.lo.IsZero()) {
+		if p.Counted > c.limit && (!p.From.IsZero() || !p.lo.IsZero()) {
 			c.group.Go(func() error { return c.split(ctx, p) })
 		}
 	}
