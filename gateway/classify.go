@@ -42,6 +42,8 @@ func (v verdict) label() string {
 type site struct {
 	host string // with port, as in the URL
 	base string // escaped path without trailing slash; "" for the root
+	// Whether discovery document, token endpoint and key set are ours.
+	discovery, token, keySet bool
 }
 
 const export = "$export"
@@ -56,6 +58,9 @@ func (s site) classify(method string, u *url.URL) verdict {
 		return deny(refuse(http.StatusBadRequest, fhir.IssueInvalid, "The request target names another host; this server is no forward proxy."))
 	}
 	path := u.EscapedPath()
+	if v, ok := s.atHost(path); ok {
+		return v
+	}
 	rest, below := strings.CutPrefix(path, s.base)
 	if !below || rest != "" && rest[0] != '/' || path == "" {
 		return deny(refuse(http.StatusNotFound, fhir.IssueNotFound, "Nothing is served here; the FHIR base is %s/.", s.base))
@@ -66,6 +71,9 @@ func (s site) classify(method string, u *url.URL) verdict {
 	segments, problem := segmentsOf(rest)
 	if problem != nil {
 		return deny(problem)
+	}
+	if v, ok := s.classifyAuth(segments); ok {
+		return v
 	}
 	switch {
 	case slices.ContainsFunc(segments, func(segment string) bool { return folded(segment) == export }):
@@ -80,8 +88,8 @@ func (s site) classify(method string, u *url.URL) verdict {
 			return deny(noSuchExport())
 		}
 		return s.own(method, routeFile, segments, http.MethodGet, http.MethodHead)
-	case rest == routeMetadata && (method == http.MethodGet || method == http.MethodHead):
-		return s.own(method, routeMetadata, segments, http.MethodGet, http.MethodHead)
+	case rest == routeMetadata && (method == http.MethodGet || method == http.MethodHead || s.discovery && method == http.MethodOptions):
+		return s.own(method, routeMetadata, segments, http.MethodGet, http.MethodHead, http.MethodOptions)
 	}
 	return verdict{kind: passThrough}
 }

@@ -16,6 +16,7 @@ import (
 
 	"spillway/auth"
 	"spillway/auth/audit"
+	"spillway/auth/smart"
 	"spillway/jobs"
 	"spillway/storage"
 	"spillway/upstream/fhir"
@@ -52,6 +53,9 @@ type Config struct {
 	// Token is the token endpoint, at TokenPath below the FHIR base. Nil: there
 	// is none.
 	Token http.Handler
+	// TokenURL is where access tokens are fetched, for the capability statement.
+	// Empty: the address of Token, if there is one.
+	TokenURL string
 	// KeySet serves the public keys by which the upstream knows us, at KeySetPath
 	// below the FHIR base. Nil: there are none.
 	KeySet http.Handler
@@ -99,6 +103,7 @@ type server struct {
 	site    site
 	base    string // PublicURL without trailing slash
 	router  http.Handler
+	passOn  http.HandlerFunc
 	logger  *slog.Logger
 	now     func() time.Time
 	metrics *metrics
@@ -121,8 +126,11 @@ func New(c Config) (http.Handler, error) {
 		return nil, errors.New("gateway: the path of the public URL must consist of plain characters")
 	}
 	s := &server{
-		Config:  c,
-		site:    site{host: u.Host, base: path},
+		Config: c,
+		site: site{
+			host: u.Host, base: path,
+			discovery: c.Discovery != nil, token: c.Token != nil, keySet: c.KeySet != nil,
+		},
 		base:    u.Scheme + "://" + u.Host + path,
 		logger:  c.Logger,
 		now:     c.Now,
@@ -138,7 +146,14 @@ func New(c Config) (http.Handler, error) {
 	if err := s.metrics.register(c.Registerer); err != nil {
 		return nil, fmt.Errorf("gateway: metrics: %w", err)
 	}
+	if c.Token != nil || c.Discovery != nil {
+		s.merged.smart = &fhir.SMART{TokenURL: c.TokenURL}
+		if c.TokenURL == "" && c.Token != nil {
+			s.merged.smart.TokenURL = s.base + TokenPath
+		}
+	}
 	s.router = s.routes()
+	s.passOn = s.answer(s.passThrough)
 	return s, nil
 }
 
@@ -150,6 +165,7 @@ const (
 	routeStatus        = "/$bulk-status/{id}"
 	routeFile          = "/$bulk-files/{id}/{name}"
 	routeMetadata      = "/metadata"
+	routeDiscovery     = smart.Path
 )
 
 // routes maps canonical paths to handlers. Only what classify calls ours comes
@@ -165,6 +181,10 @@ func (s *server) routes() http.Handler {
 	handle(routeStatus, s.status)
 	handle(routeFile, s.file)
 	handle(routeMetadata, s.metadata)
+	handle(routeDiscovery, s.discovery)
+	router.Handle(routeDiscovery, s.answer(s.discovery))
+	handle(TokenPath, serving(s.Token))
+	handle(KeySetPath, serving(s.KeySet))
 	router.NotFoundHandler = s.answer(func(http.ResponseWriter, *http.Request) error { return noSuchExport() })
 	return router
 }
@@ -176,7 +196,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.observe(o, r, time.Now())
 	switch v.kind {
 	case passThrough:
-		s.Upstream.ServeHTTP(o, r)
+		s.passOn(o, r)
 	case ours:
 		canonical := *r.URL
 		canonical.Path, canonical.RawPath = v.path, ""

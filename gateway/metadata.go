@@ -26,9 +26,12 @@ const maxStatement = 16 << 20
 // with the credential of the client. What is no statement in JSON goes to the
 // client as it came.
 func (s *server) metadata(w http.ResponseWriter, r *http.Request) error {
+	if s.Discovery != nil && r.Method == http.MethodOptions {
+		anyOrigin(w.Header())
+		return preflight(w)
+	}
 	if !wantsJSON(r) {
-		s.Upstream.ServeHTTP(w, r)
-		return nil
+		return s.upstream(w, r)
 	}
 	got, err := s.fetchStatement(r)
 	if err != nil {
@@ -40,6 +43,9 @@ func (s *server) metadata(w http.ResponseWriter, r *http.Request) error {
 	}
 	h := w.Header()
 	copyHeader(h, got.header)
+	if s.Discovery != nil {
+		anyOrigin(h)
+	}
 	h.Set("X-Content-Type-Options", "nosniff")
 	body := got.body.Bytes()
 	if merged != nil {
@@ -104,7 +110,9 @@ func (s *server) fetchStatement(r *http.Request) (got *recorded, err error) {
 			panic(v)
 		}
 	}()
-	s.Upstream.ServeHTTP(got, fetch)
+	if err := s.upstream(got, fetch); err != nil {
+		return nil, err
+	}
 	if length := got.header.Get("Content-Length"); length != "" && length != strconv.Itoa(got.body.Len()) && !got.tooLarge {
 		return nil, badStatement("did not arrive whole")
 	}
@@ -206,6 +214,7 @@ type mergeCache struct {
 	mu     sync.Mutex
 	kept   [2]mergedStatement
 	oldest int
+	smart  *fhir.SMART // how we are protected; nil: as the upstream says. Never changed.
 }
 
 type mergedStatement struct {
@@ -224,7 +233,7 @@ func (c *mergeCache) merge(statement []byte) ([]byte, error) {
 		}
 	}
 	c.mu.Unlock()
-	merged, err := fhir.MergeCapabilities(statement)
+	merged, err := fhir.MergeCapabilities(statement, c.smart)
 	if err != nil {
 		return nil, err
 	}

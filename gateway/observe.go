@@ -140,7 +140,7 @@ func (s *server) observe(o *observed, r *http.Request, start time.Time) {
 // levelOf keeps traffic that is not ours out of an ordinary log.
 func levelOf(route string) slog.Level {
 	switch route {
-	case routeSystemExport, routePatientExport, routeGroupExport, routeStatus, routeFile:
+	case routeSystemExport, routePatientExport, routeGroupExport, routeStatus, routeFile, TokenPath:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug

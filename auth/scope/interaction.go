@@ -83,14 +83,24 @@ func reading(segments, parameters []string) (Interaction, bool) {
 	case history && n == 1:
 		return Interaction{"*", Read | Search}, true
 	case history && n == 2 && typeForm.MatchString(segments[0]):
-		return Interaction{segments[0], Read | Search}, true
+		return reach(Interaction{segments[0], Read | Search}, parameters), true
 	case history && n == 3, n == 4 && segments[2] == "_history" && isID(segments[3]), n == 2:
 		if !typeForm.MatchString(segments[0]) || !isID(segments[1]) {
 			return Interaction{}, false
 		}
-		return Interaction{segments[0], Read}, true
+		return reach(Interaction{segments[0], Read}, parameters), true
 	}
 	return searching(segments, parameters)
+}
+
+// reach widens what has a parameter by which it may be another thing than its
+// path says: some servers give the page of a search, such as _getpages, at any
+// path.
+func reach(i Interaction, parameters []string) Interaction {
+	if reaches(parameters) {
+		return Interaction{"*", i.Need | Read | Search}
+	}
+	return i
 }
 
 // searching is a search: of the system, of a type, or of a compartment.

@@ -158,7 +158,7 @@ func BenchmarkMergeCapabilities(b *testing.B) {
 	b.SetBytes(int64(len(s)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := MergeCapabilities(s); err != nil {
+		if _, err := MergeCapabilities(s, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -2,6 +2,7 @@ package fhir
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
 )
 
@@ -26,15 +27,16 @@ const (
 // its Group export and group-export, instead of operations of these names that
 // the upstream has there. What is missing on the way (rest, Patient, Group) is
 // added. All else stays byte for byte, but for white space between the
-// operations of a list that changes. statement itself is not changed. The error
-// is a *BodyError: statement is no valid CapabilityStatement.
-func MergeCapabilities(statement []byte) ([]byte, error) {
+// operations of a list that changes. With smart, the security of that rest entry
+// is replaced by it. statement itself is not changed. The error is a *BodyError:
+// statement is no valid CapabilityStatement.
+func MergeCapabilities(statement []byte, smart *SMART) ([]byte, error) {
 	const want = "a CapabilityStatement"
 	b, err := checkDocument(statement, want, ErrNotCapabilities)
 	if err != nil {
 		return nil, err
 	}
-	m := merge{c: cursor{b: b}}
+	m := merge{c: cursor{b: b}, security: smart.security()}
 	typ := m.statement()
 	switch {
 	case m.c.problem != "":
@@ -45,10 +47,45 @@ func MergeCapabilities(statement []byte) ([]byte, error) {
 	return m.apply(), nil
 }
 
+// SMART is how a server is protected.
+type SMART struct {
+	// TokenURL is where access tokens are fetched. Empty: the statement does not say.
+	TokenURL string
+}
+
+// security is rest.security of a statement; "" for nil.
+// Source: SMART App Launch 2.2, "Declaring Support for OAuth2 Endpoints"; Bulk Data
+// clients look for the token endpoint there.
+func (s *SMART) security() string {
+	if s == nil {
+		return ""
+	}
+	text := `{`
+	if s.TokenURL != "" {
+		url, err := json.Marshal(s.TokenURL)
+		if err != nil {
+			panic("fhir: a string does not encode: " + err.Error()) // impossible
+		}
+		text += `"extension":[{"url":"http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",` +
+			`"extension":[{"url":"token","valueUri":` + string(url) + `}]}],`
+	}
+	return text + `"service":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/restful-security-service",` +
+		`"code":"SMART-on-FHIR","display":"SMART-on-FHIR"}],"text":"OAuth2 using SMART Backend Services"}]}`
+}
+
 // A merge walks over a statement once and notes what to splice where.
 type merge struct {
-	c     cursor
-	edits []edit
+	c        cursor
+	edits    []edit
+	security string // rest.security; "": as it is
+}
+
+// newRest is a rest entry where there is none.
+func (m *merge) newRest() string {
+	if m.security == "" {
+		return newRest
+	}
+	return newRest[:len(newRest)-1] + `,"security":` + m.security + `}`
 }
 
 // An edit replaces the bytes from..to of the statement.
@@ -96,7 +133,7 @@ func (m *merge) statement() (typ string) {
 		m.edit(end, end, `,"instantiates":["`+bulkStatement+`"]`)
 	}
 	if !hasRest {
-		m.edit(end, end, `,"rest":[`+newRest+`]`)
+		m.edit(end, end, `,"rest":[`+m.newRest()+`]`)
 	}
 	return typ
 }
@@ -146,14 +183,14 @@ func (m *merge) rests() {
 		}
 	}
 	if !found {
-		m.grow(empty, newRest)
+		m.grow(empty, m.newRest())
 	}
 }
 
 func (m *merge) rest() (server bool) {
 	c := &m.c
 	c.object("an entry of rest")
-	hasOperations, hasResources, empty := false, false, true
+	hasOperations, hasResources, hasSecurity, empty := false, false, false, true
 	for name, ok := c.member(); ok; name, ok = c.member() {
 		empty = false
 		switch string(name) {
@@ -165,6 +202,13 @@ func (m *merge) rest() (server bool) {
 		case "resource":
 			hasResources = true
 			m.resources()
+		case "security":
+			hasSecurity = true
+			c.kind()
+			from := c.i
+			if c.value(); m.security != "" {
+				m.edit(from, c.i, m.security)
+			}
 		default:
 			c.value()
 		}
@@ -174,6 +218,9 @@ func (m *merge) rest() (server bool) {
 	}
 	if !hasOperations {
 		m.grow(false, `"operation":[`+systemOperations+`]`)
+	}
+	if !hasSecurity && m.security != "" {
+		m.grow(false, `"security":`+m.security)
 	}
 	return server
 }

@@ -94,7 +94,7 @@ func TestMergeCapabilities(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			in := []byte(tt.in)
-			got, err := MergeCapabilities(in)
+			got, err := MergeCapabilities(in, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +104,7 @@ func TestMergeCapabilities(t *testing.T) {
 			if string(in) != tt.in {
 				t.Error("the input was changed")
 			}
-			if again, err := MergeCapabilities(got); err != nil || canonical(t, again) != canonical(t, got) {
+			if again, err := MergeCapabilities(got, nil); err != nil || canonical(t, again) != canonical(t, got) {
 				t.Errorf("merged once more: %v\n%s", err, again)
 			}
 		})
@@ -140,7 +140,7 @@ func TestMergeCapabilitiesRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := MergeCapabilities([]byte(tt.in))
+			got, err := MergeCapabilities([]byte(tt.in), nil)
 			if got != nil || !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %q, %v, want %s", got, err, tt.text)
 			}
@@ -153,7 +153,7 @@ func FuzzMergeCapabilities(f *testing.F) {
 	f.Add([]byte(`{"resourceType":"CapabilityStatement","instantiates":[],"rest":[{"mode":"client"},{"operation":[{"name":"export"},{"n\u0061me":"x"}],"resource":[{"type":"Group"},{}],"mode":"server"}]}`))
 	f.Add([]byte(`{ "rest" : [ ] , "resourceType" : "CapabilityStatement" }`))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		got, err := MergeCapabilities(in)
+		got, err := MergeCapabilities(in, nil)
 		if err != nil {
 			var b *BodyError
 			if got != nil || !errors.As(err, &b) {
