@@ -61,6 +61,7 @@ func (a *attempt) work(stop context.Context) {
 
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
+	a.w.ended = a.w.ended || end == resultFailed || end == resultEnded || end == resultCompleted && a.lease.Unit.Kind == jobs.UnitFinish
 	if a.w.active[a.lease.Job]--; a.w.active[a.lease.Job] == 0 {
 		delete(a.w.active, a.lease.Job)
 	}

@@ -26,12 +26,19 @@ const (
 // workers may do so at once, and one may be stopped at any moment and go on much
 // later: what is removable or unknown stays so, and removing twice is no error.
 func (w *Worker) sweepUntil(ctx context.Context) {
-	problems := outage{log: w.log, what: "the removal of exports"}
+	problems := outage{log: w.log, what: "the watch over exports and their removal"}
 	pause := newPause(w.c.SweepEvery)
 	orphansEvery := min(max(w.c.OrphanAge/2, orphansSoonest), orphansLatest)
-	var orphansSwept time.Time
+	var orphansSwept, watched time.Time
 	for ctx.Err() == nil {
 		err := w.sweep(ctx)
+		if w.takeEnded() || time.Since(watched) >= w.c.SweepEvery {
+			if werr := w.watch(ctx); werr != nil {
+				err = errors.Join(err, werr)
+			} else {
+				watched = time.Now()
+			}
+		}
 		if time.Since(orphansSwept) >= orphansEvery {
 			if oerr := w.sweepOrphans(ctx); oerr != nil {
 				err = errors.Join(err, oerr)
@@ -79,15 +86,45 @@ func (w *Worker) sweep(ctx context.Context) error {
 		if w.busy(id) {
 			continue // a unit of it is still winding up here
 		}
-		if err := w.c.RemoveBytes(ctx, id); err != nil {
-			errs = append(errs, fmt.Errorf("remove the bytes of an export: %w", err))
-			continue
-		}
-		if err := w.c.Store.Remove(ctx, id); err != nil {
-			errs = append(errs, fmt.Errorf("remove the record of an export: %w", err))
+		if err := w.remove(ctx, id); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (w *Worker) remove(ctx context.Context, id jobs.ID) error {
+	var j *jobs.Job
+	if w.c.Observe != nil {
+		if err := w.tellEnd(ctx, id); err != nil {
+			return err
+		}
+		var err error
+		if j, err = w.c.Store.Get(ctx, id); errors.Is(err, jobs.ErrNotFound) {
+			return nil // by another worker
+		} else if err != nil {
+			return fmt.Errorf("look up an export that is to be removed: %w", err)
+		}
+	}
+	if err := w.c.RemoveBytes(ctx, id); err != nil {
+		return fmt.Errorf("remove the bytes of an export: %w", err)
+	}
+	if err := w.tellRemoval(ctx, j); err != nil {
+		return err
+	}
+	if err := w.c.Store.Remove(ctx, id); err != nil {
+		return fmt.Errorf("remove the record of an export: %w", err)
+	}
+	return nil
+}
+
+// takeEnded reports whether a job may have ended here since it was last called.
+func (w *Worker) takeEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ended := w.ended
+	w.ended = false
+	return ended
 }
 
 // busy reports whether an attempt at a unit of the job is under way here.

@@ -3,6 +3,7 @@
 //	Run        claim -> run, as many at once as Concurrency says; and the sweeper beside it
 //	attempt    one leased unit: run it, then Complete, Release or Fail
 //	heartbeat  renews the lease every quarter of LeaseTTL, or stops the unit
+//	watch      ends jobs that are revoked, tells of those that have ended
 //	sweeper    bytes of removable jobs go, then their records; and orphaned bytes
 //	outage     a store that is away is logged once and waited for
 //
@@ -71,11 +72,13 @@ type Config struct {
 
 	// Revoked reports whether a job must end though nobody deletes it, such as
 	// one of a client that may have none any more. It is asked of every job, every
-	// SweepEvery, and of those that have ended too. Nil: none must.
+	// SweepEvery, and of those that have ended too. The job is without Files and
+	// Evidence. Nil: none must.
 	Revoked func(j *jobs.Job) bool
-	// Observe is told of the end of each job, and of its removal, at least once
-	// by some worker of the store. What it does not take, with an error, it is
-	// told again; until then nothing of the job is removed. Nil: nobody is told.
+	// Observe is told of the end of each job, and later of its removal, each at
+	// least once by some worker of the store. What it does not take, with an
+	// error, it is told again: until then the bytes stay, or the record. Nil:
+	// nobody is told.
 	Observe func(ctx context.Context, e Event) error
 
 	Concurrency int           // units at once; 0: 8
@@ -90,13 +93,6 @@ type Config struct {
 	Logger     *slog.Logger          // nil: slog.Default
 }
 
-// An Event is what became of a job.
-type Event struct {
-	Job *jobs.Job // as it was when it ended
-	// Removed says that its bytes are gone, and its record goes now.
-	Removed bool
-}
-
 // A Worker works off units until it is told to stop. New makes one.
 type Worker struct {
 	c       Config
@@ -105,7 +101,9 @@ type Worker struct {
 	store   outage
 
 	mu     sync.Mutex
-	active map[jobs.ID]int // attempts under way, by job
+	active map[jobs.ID]int  // attempts under way, by job
+	told   map[jobs.ID]bool // jobs whose end is known to be told
+	ended  bool             // a job may have ended since the last look
 }
 
 // New returns a worker that does nothing yet. It panics if the metrics are
@@ -131,6 +129,7 @@ func New(c Config) *Worker {
 		metrics: newMetrics(c.Registerer, c.Store),
 		store:   outage{log: c.Logger, what: "the job store"},
 		active:  map[jobs.ID]int{},
+		told:    map[jobs.ID]bool{},
 	}
 }
 

@@ -53,6 +53,8 @@ type rig struct {
 	remove  error            // what RemoveBytes returns
 	age     time.Duration    // OrphanAge
 	prepare func(context.Context)
+	revoked func(*jobs.Job) bool                      // Revoked
+	observe func(context.Context, worker.Event) error // Observe
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -167,6 +169,7 @@ func (r *rig) worker(reg prometheus.Registerer, run runner) (stop context.Cancel
 			}
 			return nil
 		},
+		Revoked: r.revoked, Observe: r.observe,
 		OrphanAge: r.age, Registerer: reg, Logger: r.slog,
 	})
 	ctx, stop := context.WithCancel(r.Context())
