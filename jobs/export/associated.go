@@ -38,8 +38,12 @@ func (p *planner) planAssociated(ctx context.Context) error {
 	}
 	read.Scope = scopeAll // what it targets decides, not its own patient
 	read.Since = time.Time{}
-	_, windows, err := p.windows(ctx, read)
-	if err != nil || len(windows) == 0 {
+	counted, none, err := p.census(ctx, read)
+	if err != nil || none {
+		return err
+	}
+	windows, err := p.windows(ctx, read, counted)
+	if err != nil {
 		return err
 	}
 	spec := associatedSpec{

@@ -126,7 +126,7 @@ func (d *deletions) read(ctx context.Context) error {
 func (d *deletions) list(ctx context.Context, planned plannedType, out *segments) error {
 	ids := d.found[planned.Type]
 	kept := int64(0)
-	if err := d.eachExported(ctx, d.account, planned.Type, func(_ int, h fhir.Header) {
+	if err := d.eachExported(ctx, d.account, planned.Type, func(_ int, h fhir.Header, _ []byte) {
 		if c := ids[h.ID]; c != nil {
 			if len(c.after) == 0 && !d.unordered {
 				kept++
@@ -140,7 +140,7 @@ func (d *deletions) list(ctx context.Context, planned plannedType, out *segments
 		d.said.add(jobs.SeverityWarning, fhir.IssueProcessing,
 			"%s: %d resources were deleted by writes that the upstream made visible only after they had been read; they are in the output and not listed as deleted.", planned.Type, kept)
 	}
-	b, err := d.wholeBatch(ctx, planned)
+	b, err := d.wholeBatch(ctx, planned.Read)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ type Config struct {
 	// SettleByProfile says that where the upstream's profile knows how long that
 	// is, it counts instead of Settle.
 	SettleByProfile bool
+	// Cohorts is how the resources of certain patients are found. Empty means
+	// CohortsAuto.
+	Cohorts Cohorts
 	// PlanConcurrency is how many counts one plan asks for at once; the
 	// upstream's own limit applies as well. Zero means 8.
 	PlanConcurrency int

@@ -72,19 +72,22 @@ func (s *planSummary) add(more planSummary) {
 	}
 }
 
-// windows returns the proven windows of a type in the order of time, with what
-// should still be found in them.
-func (c *account) windows(typ string) ([]provenWindow, error) {
+// windows returns what the slices of a planned type have read, in the order of
+// time, with what should still be found there.
+func (c *account) windows(planned plannedType) ([]provenWindow, error) {
 	var all []provenWindow
 	for i, u := range c.units {
-		if u.Kind != jobs.UnitSlice || u.Type != typ || u.summary == nil {
+		if u.Kind != jobs.UnitSlice || u.Type != planned.Type || u.summary == nil {
 			continue
 		}
 		spec, err := decodeSpec[sliceSpec](u.Unit)
 		if err != nil {
 			return nil, err
 		}
-		w := provenWindow{windowSpec: spec.Window, unit: i, holds: u.summary.Seen, exact: len(spec.Read.Alternatives) == 1}
+		if spec.Read.Part != planned.Read.Part {
+			continue
+		}
+		w := provenWindow{sliceSpec: spec, windowSpec: spec.Window, unit: i, holds: u.summary.Seen, exact: spec.searches() == 1}
 		if !w.exact || w.holds == 0 {
 			w.holds = u.summary.Read
 		}
@@ -97,13 +100,15 @@ func (c *account) windows(typ string) ([]provenWindow, error) {
 // provenWindow is a window that a slice has read.
 type provenWindow struct {
 	windowSpec
-	unit  int   // index in account.units
-	holds int64 // resources that have not left it as far as we know
-	exact bool  // not summed over alternatives that may find the same
+	sliceSpec sliceSpec
+	unit      int   // index in account.units
+	holds     int64 // resources that have not left it as far as we know
+	exact     bool  // not summed over alternatives that may find the same
 }
 
-// eachExported calls f with the header of every exported line of a type.
-func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f func(unit int, h fhir.Header)) error {
+// eachExported calls f with every exported line of a type and its header. The
+// line is valid until f returns.
+func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f func(unit int, h fhir.Header, line []byte)) error {
 	for i, u := range c.units {
 		for _, s := range u.segments {
 			if s.Kind != jobs.KindOutput || s.Type != typ {
@@ -112,7 +117,7 @@ func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f fu
 			if err := a.readLines(ctx, s, func(line []byte) error {
 				h, err := fhir.ReadHeader(line)
 				if err == nil {
-					f(i, h)
+					f(i, h, line)
 				}
 				return err
 			}); err != nil {

@@ -265,16 +265,25 @@ func (p *planner) readSpec(typ string) (readSpec, error) {
 
 // windowedType plans a type that is read by time windows.
 func (p *planner) windowedType(ctx context.Context, read readSpec) error {
-	counted, windows, err := p.windows(ctx, read)
+	counted, none, err := p.census(ctx, read)
 	if err != nil {
 		return err
 	}
-	if len(windows) == 0 {
+	if none {
 		p.addType(plannedType{Type: read.Type, Read: read, Empty: true})
 		return nil
 	}
+	return p.cutType(ctx, read, counted)
+}
+
+// cutType plans the windows of a type that was counted.
+func (p *planner) cutType(ctx context.Context, read readSpec, counted int64) error {
+	windows, err := p.windows(ctx, read, counted)
+	if err != nil {
+		return err
+	}
 	read.Fine = counted <= pageWindows*int64(read.Paging.Direct)
-	units := p.unitsOf(cutSpec{Name: read.Type, Read: read}, windows)
+	units := p.unitsOf(cutSpec{Name: read.Type + read.Part, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units = append(p.units, units...)

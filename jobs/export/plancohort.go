@@ -16,65 +16,158 @@ const (
 	batchSize = 100
 	// batchBytes bounds the ids in the address of a GET.
 	batchBytes = 1500
+	// unitSearches is how many batches one unit reads at most.
+	unitSearches = 20
+	// samples is how many batches are counted to guess what all of them hold.
+	samples = 4
+	// requestCost is what a search costs an upstream beside the resources on its
+	// page, in resources: HAPI takes 0.4 ms for one that it reads and writes,
+	// and some 15 ms to find out what to read.
+	requestCost = 40
 )
 
-// cohortType plans a type that is read by batches of patients.
+// Cohorts says how the resources of certain patients are found.
+type Cohorts string
+
+// The ways to find them. The zero value is CohortsAuto.
+const (
+	CohortsAuto    Cohorts = "auto"    // of each type by what is cheaper
+	CohortsBatches Cohorts = "batches" // by searches that name patients
+	CohortsScan    Cohorts = "scan"    // by reading all of the type and checking each resource
+)
+
+// A cohortCost compares two ways to read a type for a cohort, in what the
+// upstream has to do, with a resource on a page as the unit.
+//
+//	scan     all resources of the type, their pages, and two counts for each window
+//	batches  the cohort's resources, a count and a page for each search, and the
+//	         pages that these have beside the first; one search names
+//	         so many patients as an address or a form takes, by one parameter of
+//	         the compartment and one alternative of the filters
+//
+// All of it follows from counts but the cohort's share, which is guessed from a
+// few batches, and only where the answer depends on it. Both ways are exact,
+// so a wrong guess costs time and nothing else.
+type cohortCost struct {
+	total    int64 // resources of the type
+	searches int64 // that batches take
+	page     int64 // resources on a page
+	window   int64 // resources in a window
+}
+
+func (c cohortCost) scan() int64 {
+	return c.total + requestCost*(c.pages(c.total)+2*(c.total+c.window-1)/c.window)
+}
+
+// batches is the cost if the cohort has so many resources.
+func (c cohortCost) batches(held int64) int64 {
+	return held + requestCost*(2*c.searches+c.pages(held))
+}
+
+func (c cohortCost) pages(n int64) int64 { return (n + c.page - 1) / c.page }
+
+// cohortType plans a type that is read for certain patients.
 func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) error {
 	if read.Type == "Group" {
 		return p.onlyGroup(read)
 	}
-	patients := plan.Patients
-	if patients == 0 {
+	if plan.Patients == 0 {
 		return nil
+	}
+	read.Scope, read.Cohort = scopeMembers, plan.Cohort
+	by := batchSpec{Size: p.batchSize()}
+	var lacking []string
+	by.Parameters, lacking = p.compartmentParameters(read.Type)
+	counted, none, err := p.census(ctx, read)
+	switch {
+	case err != nil && denied(err) && len(by.Parameters) > 0:
+		counted = -1 // it is searched by patient only
+	case err != nil:
+		return err
+	case none:
+		p.addType(plannedType{Type: read.Type, Read: read, Empty: true})
+		return nil
+	case len(lacking) > 0 && (p.c.Cohorts != CohortsBatches || len(by.Parameters) == 0):
+		return p.cutType(ctx, read, counted) // searches by patient would miss some
+	}
+	held, batches, err := p.batchesPay(ctx, read, plan, by, counted)
+	if err != nil {
+		return err
+	}
+	if !batches {
+		return p.cutType(ctx, read, counted)
+	}
+	if len(lacking) > 0 {
+		p.mu.Lock()
+		p.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", read.Type, strings.Join(lacking, " and by "))
+		p.mu.Unlock()
 	}
 	read.Scope = scopeCohort
-	parameters := p.compartmentParameters(read.Type)
-	if len(parameters) == 0 {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream offers none of the search parameters that find it by patient.", read.Type)
-		return nil
+	p.batchUnits(read, plan, by, counted, held)
+	return nil
+}
+
+// batchesPay decides how a type is read. held is how many resources the cohort
+// has, as far as that was asked.
+func (p *planner) batchesPay(ctx context.Context, read readSpec, plan planSpec, by batchSpec, counted int64) (held int64, pay bool, err error) {
+	n := (plan.Patients + by.Size - 1) / by.Size
+	cost := cohortCost{
+		total: counted, searches: int64(n * len(by.Parameters) * len(read.Alternatives)),
+		page: int64(max(p.facts.PageSize, p.facts.DirectSize, 1)), window: p.c.Window,
 	}
-	size := p.batchSize()
-	if patients > size {
-		// Many batches of a type that has nothing are many needless searches.
-		var said notes
-		r := p.newReader(read, nil, &said, nil)
-		whole := windowSpec{From: read.Since, To: read.Until}
-		n, err := r.count(ctx, whole)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			empty, err := p.empty(ctx, r, whole)
-			if err != nil {
-				return err
-			}
-			if empty {
-				p.addType(plannedType{Type: read.Type, Read: read, Cohort: plan.Cohort, Empty: true})
-				return nil
-			}
-		}
+	switch {
+	case p.c.Cohorts == CohortsBatches:
+		return 0, true, nil
+	case p.c.Cohorts == CohortsScan:
+		return 0, false, nil
+	case counted < 0: // nor can windows be cut
+		return 0, true, nil
+	case cost.batches(0) >= cost.scan():
+		return 0, false, nil
+	case cost.batches(counted) <= cost.scan():
+		return 0, true, nil
 	}
-	filters := read.Alternatives
+	cohort, err := p.cohorts.load(ctx, p.attempt, plan.Cohort)
+	if err != nil {
+		return 0, false, err
+	}
+	var sampled int
+	for i := range min(n, samples) {
+		from := i * n / min(n, samples) * by.Size
+		to := min(from+by.Size, plan.Patients)
+		r := p.newReader(read, nil, &notes{}, nil)
+		r.spec.Alternatives = batchAlternatives(read.Alternatives, by.Parameters, cohort, from, to)
+		found, err := r.count(ctx, windowSpec{From: read.Since, To: read.Until})
+		if err != nil || found < 0 {
+			return 0, true, err
+		}
+		held += found
+		sampled += to - from
+	}
+	held = held * int64(plan.Patients) / int64(sampled)
+	return held, cost.batches(held) < cost.scan(), nil
+}
+
+// batchUnits plans units of several batches each, of about a window in size.
+func (p *planner) batchUnits(read readSpec, plan planSpec, by batchSpec, counted, held int64) {
+	size := unitSearches * by.Size
+	if each := held / int64(plan.Patients); each > 0 {
+		size = min(size, max(int(p.c.Window/each)/by.Size, 1)*by.Size)
+	}
 	var units []jobs.Unit
-	for from := 0; from < patients; from += size {
-		to := min(from+size, patients)
-		spec := sliceSpec{
-			Read:   read,
-			Window: windowSpec{From: read.Since, To: read.Until, Counted: -1},
-			Batch:  batchSpec{Cohort: plan.Cohort, From: from, To: to, Parameters: parameters},
-		}
-		spec.Read.Alternatives = filters
+	for from := 0; from < plan.Patients; from += size {
+		by.From, by.To = from, min(from+size, plan.Patients)
 		units = append(units, jobs.Unit{
-			ID: fmt.Sprintf("slice-%s-%05d", read.Type, len(units)+1), Kind: jobs.UnitSlice, Type: read.Type, Spec: encode(spec),
+			ID: fmt.Sprintf("slice-%s%s-%05d", read.Type, read.Part, len(units)+1), Kind: jobs.UnitSlice, Type: read.Type,
+			Weight: held * int64(by.To-by.From) / int64(plan.Patients),
+			Spec:   encode(sliceSpec{Read: read, Window: windowSpec{From: read.Since, To: read.Until, Counted: -1}, Batch: by}),
 		})
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.units = append(p.units, units...)
-	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: -1, Read: read, Cohort: plan.Cohort})
-	return nil
+	p.summary.Types = append(p.summary.Types, plannedType{Type: read.Type, Counted: counted, Read: read})
 }
 
 // onlyGroup plans the requested group itself; other groups of the same
@@ -98,18 +191,30 @@ func (p *planner) onlyGroup(read readSpec) error {
 }
 
 // compartmentParameters returns the search parameters by which the upstream
-// can find a type by patient.
-func (p *planner) compartmentParameters(typ string) []string {
+// finds a type by patient, one for each set of elements, and the names of those
+// that it lacks.
+func (p *planner) compartmentParameters(typ string) (names, lacking []string) {
 	if typ == "Patient" {
-		return []string{"_id"}
+		return []string{"_id"}, nil
 	}
-	var names []string
+	covered := make(map[string]bool)
 	for _, parameter := range p.release().PatientCompartment(typ) {
-		if p.facts.Capabilities.Has(typ, parameter.Name) {
-			names = append(names, parameter.Name)
+		paths := strings.Join(parameter.Paths, " ")
+		if covered[paths] {
+			continue // another name for the same
+		}
+		covered[paths] = true
+		name := parameter.Name
+		if paths == "subject" && !p.facts.Capabilities.Has(typ, name) {
+			name = map[string]string{"subject": "patient", "patient": "subject"}[name] // of patients they are the same
+		}
+		if p.facts.Capabilities.Has(typ, name) {
+			names = append(names, name)
+		} else {
+			lacking = append(lacking, parameter.Name)
 		}
 	}
-	return names
+	return names, lacking
 }
 
 // batchSize returns how many patients one search may name.
@@ -121,16 +226,16 @@ func (p *planner) batchSize() int {
 }
 
 // batchAlternatives returns every filter joined with every way to name the
-// patients of the batch.
-func batchAlternatives(filters, parameters []string, b *batch) []string {
+// patients from one index to another.
+func batchAlternatives(filters, parameters []string, c *cohort, from, to int) []string {
 	var alternatives []string
 	for _, name := range parameters {
-		ids := make([]string, len(b.ids()))
-		for i, id := range b.ids() {
+		ids := make([]string, 0, to-from)
+		for i := from; i < to; i++ {
 			if name == "_id" {
-				ids[i] = id
+				ids = append(ids, c.id(i))
 			} else {
-				ids[i] = "Patient/" + id
+				ids = append(ids, "Patient/"+c.id(i))
 			}
 		}
 		patients := url.QueryEscape(name) + "=" + url.QueryEscape(strings.Join(ids, ","))
@@ -139,6 +244,37 @@ func batchAlternatives(filters, parameters []string, b *batch) []string {
 		}
 	}
 	return alternatives
+}
+
+// proveBatches reads and proves the batches of a unit one after the other.
+func (r *reader) proveBatches(ctx context.Context, w windowSpec, by batchSpec) error {
+	filters := r.spec.Alternatives
+	defer func() { r.spec.Alternatives = filters }()
+	for from := by.From; from < by.To; from += by.Size {
+		r.spec.Alternatives = batchAlternatives(filters, by.Parameters, r.batch.cohort, from, min(from+by.Size, by.To))
+		var err error
+		if w.Counted, err = r.count(ctx, w); err != nil {
+			return err
+		}
+		if err := r.prove(ctx, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countBatches counts what the batches of a unit find, as a sum over searches.
+func (r *reader) countBatches(ctx context.Context, w windowSpec, by batchSpec) (sum int64, err error) {
+	counter := *r
+	for from := by.From; from < by.To; from += by.Size {
+		counter.spec.Alternatives = batchAlternatives(r.spec.Alternatives, by.Parameters, r.batch.cohort, from, min(from+by.Size, by.To))
+		n, err := counter.count(ctx, w)
+		if err != nil || n < 0 {
+			return -1, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // joinQuery appends ours to a filter. Repeated parameters mean AND.

@@ -14,41 +14,40 @@ import (
 	"spillway/upstream/fhir"
 )
 
-// windows counts a type and cuts it. No window means that there is nothing.
-func (p *planner) windows(ctx context.Context, read readSpec) (int64, []windowSpec, error) {
+// census counts a type. none says that a page showed that there is nothing.
+func (p *planner) census(ctx context.Context, read readSpec) (counted int64, none bool, err error) {
 	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
 	var said notes
 	r := p.newReader(read, nil, &said, nil)
 	if read.Paging.Direct > 0 && !read.Whole {
 		// Most types of most servers hold nothing; one request shows that.
 		if none, err := p.nothing(ctx, r, whole); err != nil || none {
-			return 0, nil, err
+			return 0, none, err
 		}
 	}
-	counted, err := r.count(ctx, whole)
-	if err != nil {
-		return 0, nil, err
-	}
-	whole.Counted = counted
-	switch {
-	case counted == 0:
+	counted, err = r.count(ctx, whole)
+	if err == nil && counted == 0 {
 		// A zero is believed only together with an empty page.
-		empty, err := p.empty(ctx, r, whole)
-		if err != nil || empty {
-			return 0, nil, err
-		}
-		return counted, []windowSpec{whole}, nil
-	case counted < 0 || read.Whole:
-		return counted, []windowSpec{whole}, nil
+		none, err = p.empty(ctx, r, whole)
 	}
+	return counted, none, err
+}
+
+// windows cuts a type that was counted.
+func (p *planner) windows(ctx context.Context, read readSpec, counted int64) ([]windowSpec, error) {
+	whole := windowSpec{From: read.Since, To: read.Until, Counted: counted}
+	if counted <= 0 || read.Whole {
+		return []windowSpec{whole}, nil
+	}
+	r := p.newReader(read, nil, &notes{}, nil)
 	how := p.cutting()
 	if counted > how.limit && read.Paging.Sort {
+		var err error
 		if how.oldest, how.newest, err = p.ends(ctx, r, whole); err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 	}
-	windows, err := cutWindows(ctx, r.countFunc(), whole, how)
-	return counted, windows, err
+	return cutWindows(ctx, r.countFunc(), whole, how)
 }
 
 // ends asks for the times of the oldest and the newest resource of a window. It

@@ -32,7 +32,7 @@ type sink func(ctx context.Context, h fhir.Header, resource []byte) error
 type reader struct {
 	*attempt
 	spec  readSpec
-	batch *batch // at scopeCohort only
+	batch *batch // where the scope is about a cohort or one id
 	sink  sink
 	notes *notes
 	ways  [maxPasses]method
@@ -192,7 +192,7 @@ func halve(w windowSpec, depth int) [2]windowSpec {
 // shrinks reports whether resources can only leave the windows of the unit, and
 // whether a closing count follows. Those that are missing then are found by it.
 func (r *reader) shrinks() bool {
-	return (r.spec.Scope == scopeAll || r.spec.Scope == scopeCompartment) && !r.spec.Whole && !r.keepLate && len(r.spec.Alternatives) == 1
+	return r.spec.Scope != scopeID && !r.spec.Whole && !r.keepLate
 }
 
 func (r *reader) proven(counted, read int64) {

@@ -3,12 +3,9 @@ package export
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 
 	"spillway/jobs"
-	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -22,9 +19,6 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	if spec.Read.Scope == scopeCohort {
-		spec.Read.Alternatives = batchAlternatives(spec.Read.Alternatives, spec.Batch.Parameters, b)
-	}
 	var (
 		said  notes
 		out   = a.newSegments(jobs.KindOutput, spec.Read.Type)
@@ -32,22 +26,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 		r     = a.newReader(spec.Read, b, &said, write)
 	)
 	defer out.abort()
-	window := spec.Window
-	if b != nil { // not counted when it was planned
-		if window.Counted, err = r.count(ctx, window); err != nil {
-			return jobs.Result{}, err
-		}
-	}
-	windows, err := r.pages(ctx, window)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	for _, w := range windows {
-		if err := r.prove(ctx, w); err != nil {
-			return jobs.Result{}, err
-		}
-	}
-	if err := a.missingPatients(ctx, r, spec, &said); err != nil {
+	if err := r.proveSlice(ctx, spec); err != nil {
 		return jobs.Result{}, err
 	}
 	found, err := out.commit(ctx)
@@ -60,6 +39,30 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 		return jobs.Result{}, err
 	}
 	return jobs.Result{Segments: append(found, outcome...), Summary: encode(r.summary)}, nil
+}
+
+// proveSlice reads and proves what a slice is about.
+func (r *reader) proveSlice(ctx context.Context, spec sliceSpec) error {
+	window := spec.Window
+	switch spec.Read.Scope {
+	case scopeCohort:
+		return r.proveBatches(ctx, window, spec.Batch)
+	case scopeID: // not counted when it was planned
+		var err error
+		if window.Counted, err = r.count(ctx, window); err != nil {
+			return err
+		}
+	}
+	windows, err := r.pages(ctx, window)
+	if err != nil {
+		return err
+	}
+	for _, w := range windows {
+		if err := r.prove(ctx, w); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lineWriter returns a sink that writes resources as lines, cut down to the
@@ -103,38 +106,4 @@ func elementsOf(r jobs.Request, typ string) []string {
 		}
 	}
 	return names
-}
-
-// missingPatients notes which of the patients asked for the upstream does not
-// have. Only a read of whole patients without filters can tell; and of patients
-// that may not be read nothing is told.
-func (a *attempt) missingPatients(ctx context.Context, r *reader, spec sliceSpec, said *notes) error {
-	if r.batch == nil || spec.Read.Type != "Patient" || spec.Read.Scope != scopeCohort ||
-		!spec.Read.Since.IsZero() || !a.job.Request.Until.IsZero() || len(filtersOf(a.job.Request, "Patient")) > 0 ||
-		!a.allowed.Access("Patient").All {
-		return nil
-	}
-	const show = 20
-	var missing []string
-	for _, id := range r.batch.ids() {
-		if r.seen.has(id) {
-			continue
-		}
-		// One that has changed since the transaction time is there all the same.
-		switch _, err := a.c.Upstream.Read(ctx, "Patient", id); {
-		case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrGone), err != nil && denied(err):
-			missing = append(missing, id)
-		case err != nil:
-			return err
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	names := strings.Join(missing[:min(len(missing), show)], ", ")
-	if len(missing) > show {
-		names += ", …"
-	}
-	said.add(jobs.SeverityWarning, fhir.IssueNotFound, "Patient: %d of the patients asked for were not found on the upstream: %s.", len(missing), names)
-	return nil
 }

@@ -38,6 +38,12 @@ type readSpec struct {
 	Fine bool `json:"fine,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
+	// Cohort is the storage key of the list of patients, at scopeCohort and
+	// scopeMembers.
+	Cohort string `json:"cohort,omitempty"`
+	// Part tells apart what is read of one type for several reasons, in ids of
+	// units; empty for the first.
+	Part string `json:"part,omitempty"`
 	// Release of the upstream decides on what belongs to a patient.
 	Release fhir.Release `json:"release,omitempty"`
 }
@@ -75,7 +81,8 @@ type scope string
 const (
 	scopeAll         scope = ""            // every resource
 	scopeCompartment scope = "compartment" // those that reference some patient
-	scopeCohort      scope = "cohort"      // those that reference a patient of the batch
+	scopeCohort      scope = "cohort"      // those that reference a patient of the batch, found by naming these
+	scopeMembers     scope = "members"     // those that reference a patient of the cohort, found by reading all
 	scopeID          scope = "id"          // the one resource that the search named
 )
 
@@ -86,11 +93,16 @@ type sliceSpec struct {
 	Batch  batchSpec  `json:"batch,omitzero"` // at scopeCohort only
 }
 
+// searches is how many searches may each count a resource of the slice.
+func (s sliceSpec) searches() int64 {
+	return int64(len(s.Read.Alternatives) * max(len(s.Batch.Parameters), 1))
+}
+
 // batchSpec names some patients of a cohort: those with index in [From, To).
 type batchSpec struct {
-	Cohort string `json:"cohort"` // storage key of the cohort's list
-	From   int    `json:"from"`
-	To     int    `json:"to"`
+	From int `json:"from"`
+	To   int `json:"to"`
+	Size int `json:"size"` // patients that one search names
 	// Parameters are the search parameters that name the patients; what any
 	// of them finds is wanted.
 	Parameters []string `json:"parameters,omitempty"`
@@ -147,8 +159,6 @@ type plannedType struct {
 	Empty bool `json:"empty,omitempty"`
 	// Associated says that the associated unit reads it.
 	Associated bool `json:"associated,omitempty"`
-	// Cohort is the storage key of the list of patients, at scopeCohort.
-	Cohort string `json:"cohort,omitempty"`
 }
 
 // readSummary is what a slice or the associated unit leaves for finish.

@@ -39,6 +39,7 @@ type tailer struct {
 	account *account
 	changed changes
 	checked map[string]bool // types of which changed holds deletions too
+	left    map[string]*departed
 
 	said   notes
 	out    []*segments
@@ -168,51 +169,36 @@ func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
 
 // catchUp does all that is left to do for one type.
 func (t *tailer) catchUp(ctx context.Context, planned plannedType) error {
-	changed := t.changed[planned.Type]
-	inside := make(map[int]int64) // by unit: exported lines whose resource has changed since
-	if len(changed) > 0 {
-		if err := t.eachExported(ctx, t.account, planned.Type, func(unit int, h fhir.Header) {
-			if changed[h.ID] != nil {
-				inside[unit]++
-				delete(changed, h.ID)
-			}
-		}); err != nil {
-			return err
-		}
-	}
 	out := t.newSegments(jobs.KindOutput, planned.Type)
 	t.out = append(t.out, out)
 	result := tailType{Type: planned.Type}
-	b, err := t.wholeBatch(ctx, planned)
+	b, err := t.wholeBatch(ctx, planned.Read)
 	if err != nil {
 		return err
 	}
-	r := t.newReader(planned.Read, b, &t.said, t.lineWriter(planned.Type, out))
-	if err := t.bringBack(ctx, r, changed, &result); err != nil {
+	gone, err := t.departed(ctx, planned, b)
+	if err != nil {
 		return err
 	}
-	if err := t.closeType(ctx, r, planned, inside, &result); err != nil {
+	added := newIDSet()
+	write := t.lineWriter(planned.Type, out)
+	r := t.newReader(planned.Read, b, &t.said, func(ctx context.Context, h fhir.Header, resource []byte) error {
+		added.add(h.ID)
+		return write(ctx, h, resource)
+	})
+	if err := t.bringBack(ctx, r, t.changed[planned.Type], gone, &result); err != nil {
+		return err
+	}
+	if err := t.closeType(ctx, r, planned, gone, &result); err != nil {
+		return err
+	}
+	if err := t.missingPatients(ctx, r, planned, added); err != nil {
 		return err
 	}
 	if result != (tailType{Type: planned.Type}) {
 		t.result.Types = append(t.result.Types, result)
 	}
 	return nil
-}
-
-// wholeBatch is the whole cohort of a type that is exported by cohort.
-func (a *attempt) wholeBatch(ctx context.Context, planned plannedType) (*batch, error) {
-	switch planned.Read.Scope {
-	case scopeID:
-		return &batch{only: a.job.Request.GroupID}, nil
-	case scopeCohort:
-		c, err := a.cohorts.load(ctx, a, planned.Cohort)
-		if err != nil {
-			return nil, err
-		}
-		return &batch{cohort: c, to: len(c.ids), release: planned.Read.Release, lenient: true}, nil
-	}
-	return nil, nil
 }
 
 // lost counts changed resources that could not be brought back, by why.
@@ -223,7 +209,7 @@ type lost struct {
 
 // bringBack exports changed resources that no slice has seen, as of the
 // transaction time or else in their newest version.
-func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*change, result *tailType) error {
+func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*change, gone *departed, result *tailType) error {
 	var (
 		mu    sync.Mutex // guards the rest
 		count lost
@@ -235,30 +221,36 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 			continue
 		}
 		group.Go(func() error {
-			resource, newest, why, err := t.versionOf(ctx, r, id, c)
+			was, err := t.versionOf(ctx, r, id, c)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			count.gone += why.gone
-			count.undecided += why.undecided
-			if resource == nil {
+			count.gone += was.why.gone
+			count.undecided += was.why.undecided
+			if was.resource == nil {
+				gone.note(r, was, fhir.Header{}, false)
 				return nil
 			}
-			h, err := fhir.ReadHeader(resource)
+			h, err := fhir.ReadHeader(was.resource)
 			if err != nil {
 				return malformed(r.spec.Type, err)
 			}
-			if wanted, err := r.inScope(h, resource); err != nil || !wanted || !t.allowed.admits(r.spec.Type, resource) {
+			wanted, err := r.inScope(h, was.resource)
+			if err != nil {
 				return err
 			}
-			if newest {
+			wanted = wanted && t.allowed.admits(r.spec.Type, was.resource)
+			if gone.note(r, was, h, wanted); !wanted {
+				return nil
+			}
+			if was.newest {
 				result.Newer++
 			} else {
 				result.Past++
 			}
-			return r.sink(ctx, h, resource)
+			return r.sink(ctx, h, was.resource)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -288,35 +280,44 @@ func (t *tailer) sayLost(typ string, newer int64, l lost) {
 	}
 }
 
-// versionOf returns what to export of a resource that has changed: nothing if
-// it did not belong to the export.
-func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change) (resource []byte, newest bool, why lost, err error) {
+// A former is what can be had of a resource that has changed.
+type former struct {
+	resource []byte // nil: it did not belong to the export, or is lost
+	newest   bool   // it is not the version of the transaction time but the newest
+	doubtful bool   // whether that version matched is not known
+	why      lost
+}
+
+// versionOf returns what to export of a resource that has changed.
+func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change) (former, error) {
 	at := t.afterwards().From
 	was, err := t.stateBefore(ctx, r.spec.Type, id, c, at)
 	if err != nil {
-		return nil, false, why, err
+		return former{}, err
 	}
 	if was.known {
 		if was.deleted || was.resource == nil {
-			return nil, false, why, nil // it did not exist
+			return former{}, nil // it did not exist
 		}
 		h, err := fhir.ReadHeader(was.resource)
 		if err != nil {
-			return nil, false, why, malformed(r.spec.Type, err)
+			return former{}, malformed(r.spec.Type, err)
 		}
 		if !r.spec.inTime(h) {
-			return nil, false, why, nil
+			return former{}, nil
 		}
 		if !t.filtered(r.spec.Type) {
-			return was.resource, false, why, nil
+			return former{resource: was.resource}, nil
 		}
 	}
+	found := former{doubtful: true}
 	matches := true
 	if t.filtered(r.spec.Type) {
 		if matches, err = t.matchesNow(ctx, r.spec.Type, id); err != nil {
-			return nil, false, why, err
+			return former{}, err
 		}
 	}
+	var resource []byte
 	if matches {
 		resource, err = t.c.Upstream.Read(ctx, r.spec.Type, id)
 	}
@@ -324,17 +325,17 @@ func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change)
 	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrGone), err != nil && denied(err):
 		matches = false
 	case err != nil:
-		return nil, false, why, err
+		return former{}, err
 	}
 	switch {
 	case matches:
-		return resource, true, why, nil
+		found.resource, found.newest = resource, true
 	case t.filtered(r.spec.Type):
-		why.undecided++
+		found.why.undecided++
 	default:
-		why.gone++
+		found.why.gone++
 	}
-	return nil, false, why, nil
+	return found, nil
 }
 
 // filtered reports whether the type is restricted by what only the upstream can

@@ -58,6 +58,7 @@ type settings struct {
 	fileSize int64
 	encoding jobs.Encoding
 	settle   time.Duration
+	cohorts  export.Cohorts
 	clock    func() time.Time // of the job store; nil: the real one
 }
 
@@ -92,7 +93,7 @@ func newWorld(t *testing.T, s settings) *world {
 	must(t, err)
 	w.engine = export.New(export.Config{
 		Upstream: w.client, Storage: w.storage, Jobs: w.jobs,
-		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, Logger: quiet,
+		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, Cohorts: s.cohorts, Logger: quiet,
 	})
 	return w
 }

@@ -25,7 +25,8 @@
 //   - query.go, dates.go, params.go, index.go, search.go: searching; params.go
 //     is the table of types and search parameters
 //   - result.go, page.go, elements.go: snapshots, next links, pages
-//   - store.go: versions in memory; compartment.go: who belongs to a patient
+//   - store.go: versions in memory; references.go: who points to whom;
+//     compartment.go: who belongs to a patient
 //   - dataset.go, generate*.go, vocabulary.go: the synthetic resources
 //   - bulk.go: any number of Observations, computed when asked for
 //   - cmd/fakefhir: all of it as a process

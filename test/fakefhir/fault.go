@@ -43,6 +43,8 @@ type Match struct {
 	// QueryContains is looked for in the decoded query ("a=b&c=d", form body
 	// included); for a next page also in that of its search.
 	QueryContains string `json:"queryContains,omitempty"`
+	// Without are parameters of which the request has none.
+	Without []string `json:"without,omitempty"`
 	// Page is the page of a search, 1 for the first.
 	Page int `json:"page,omitempty"`
 }

@@ -13,6 +13,7 @@ type query struct {
 	window span     // of _lastUpdated
 	ids    []string // of _id; nil: all
 	match  []criterion
+	refs   [][]string // of each reference parameter the "Type/id" that it wants
 	has    []hasClause
 	sort   []sortKey
 
@@ -149,6 +150,11 @@ func (s *Server) criterion(q *query, name, val string) error {
 		return err
 	}
 	q.match = append(q.match, c)
+	if p.typ == referenceParam && modifier == "" {
+		if full, ok := fullReferences(val); ok {
+			q.refs = append(q.refs, full)
+		}
+	}
 	return nil
 }
 

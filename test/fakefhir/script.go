@@ -3,6 +3,7 @@ package fakefhir
 import (
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -68,6 +69,7 @@ func (m *Match) matches(x *exchange) bool {
 		(m.Type == "" || m.Type == x.typ) &&
 		(m.Kind == KindAny || m.Kind == x.kind) &&
 		(m.Page == 0 || m.Page == x.page) &&
+		!slices.ContainsFunc(m.Without, x.params.Has) &&
 		(m.QueryContains == "" || strings.Contains(decoded(x.params), m.QueryContains) ||
 			x.next != nil && strings.Contains(x.next.query, m.QueryContains))
 }

@@ -54,6 +54,9 @@ func (s *store) scan(q *query) []*record {
 			}
 		}
 	}
+	if q.ids == nil && len(q.refs) > 0 && len(candidates) > 0 {
+		candidates = s.tables[q.typ].refs.find(candidates, q.refs[0])
+	}
 	pointed := make([]map[string]bool, len(q.has))
 	for i, h := range q.has {
 		pointed[i] = s.references(h)

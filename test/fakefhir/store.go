@@ -34,6 +34,7 @@ func (v *version) resource() Resource {
 // record is a resource through time. Its current version may be read without
 // a lock, so that pages show what is current when they are written.
 type record struct {
+	n        int // place in the table
 	current  atomic.Pointer[version]
 	versions []*version // oldest first; under store.mu
 }
@@ -42,6 +43,7 @@ type record struct {
 type table struct {
 	byID  map[string]*record
 	order []*record
+	refs  references // made when first needed
 }
 
 // store holds all resources in memory.
@@ -70,12 +72,13 @@ func (s *store) add(v *version) {
 	}
 	r := t.byID[v.id]
 	if r == nil {
-		r = &record{}
+		r = &record{n: len(t.order)}
 		t.byID[v.id] = r
 		t.order = append(t.order, r)
 	}
 	r.versions = append(r.versions, v)
 	r.current.Store(v)
+	t.refs.add(r, v)
 	s.log = append(s.log, v)
 }
 

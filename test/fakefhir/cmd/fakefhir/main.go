@@ -5,6 +5,7 @@
 //
 //	fakefhir -patients 50
 //	fakefhir -bulk 1000000 -addr 127.0.0.1:8080
+//	fakefhir -patients 200000 -brief 100000
 //	fakefhir -patients 5 -script faults.json
 //	fakefhir -patients 20 -transactions | gzip >generated.ndjson.gz
 //
@@ -44,6 +45,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	addr := flags.String("addr", "127.0.0.1:0", "loopback `address` to listen on")
 	patients := flags.Int("patients", 50, "`number` of patients, with about 400 resources each")
 	bulk := flags.Int("bulk", 0, "`number` of computed Observations, instead of patients unless -patients is given, too")
+	members := flags.Int("brief", 0, "patients with very little data, of which this `number` are in the Group \"brief\"")
 	seed := flags.Uint64("seed", 1, "seed of the generated resources")
 	path := flags.String("base", "/fhir", "`path` of the FHIR root")
 	pageMax := flags.Int("page-max", 1000, "largest page")
@@ -61,7 +63,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *bulk > 0 {
 		o.Bulk = fakefhir.Bulk(*bulk)
 	}
-	if *bulk <= 0 || patientsGiven {
+	switch {
+	case *members > 0:
+		o.Dataset = fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: *patients, Members: *members})
+	case *bulk <= 0 || patientsGiven:
 		o.Dataset = fakefhir.Generate(fakefhir.GenerateOptions{Patients: *patients, Seed: *seed})
 	}
 	if *transactions {

@@ -1,0 +1,270 @@
+package export_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spillway/jobs"
+	"spillway/jobs/export"
+	"spillway/test/fakefhir"
+	"spillway/upstream/fhir"
+)
+
+// cohortTypes are what GenerateBrief makes of patients.
+var cohortTypes = []string{"Patient", "Observation", "Encounter", "MedicationRequest"}
+
+// cohortTruth is what the server holds of some patients, of cohortTypes.
+func (w *world) cohortTruth(t *testing.T, member func(id string) bool) map[string]map[string][]byte {
+	t.Helper()
+	all := w.truth(t)
+	for typ := range all {
+		if !slices.Contains(cohortTypes, typ) {
+			delete(all, typ)
+		}
+	}
+	return only(all, func(typ, id string, r []byte) bool {
+		if typ == "Patient" {
+			return member(id)
+		}
+		found := false
+		must(t, fhir.R4.PatientRefs(typ, r, func(_, id string) bool { found = found || member(id); return true }))
+		return found
+	})
+}
+
+// searches counts the searches of a type, without counts, and those that name patients.
+func (w *world) searches(typ string) (all, byPatient int) {
+	for _, r := range w.srv.Log() {
+		if r.Type != typ || r.Kind != fakefhir.KindSearch {
+			continue
+		}
+		all++
+		for _, name := range []string{"_id", "subject", "patient", "performer"} {
+			if len(r.Params[name]) > 0 {
+				byPatient++
+				break
+			}
+		}
+	}
+	return all, byPatient
+}
+
+// TestCohorts exports Groups, small and large, in every way, and looks at the
+// way that was chosen.
+func TestCohorts(t *testing.T) {
+	const patients = 2000
+	data := fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: patients, Members: 10})
+	for _, test := range []struct {
+		members int
+		cohorts export.Cohorts
+		noPost  bool
+		batches bool // how Observations are read
+	}{
+		{members: 10, batches: true},
+		{members: 10, cohorts: export.CohortsScan},
+		{members: 10, noPost: true, batches: true},
+		{members: 1000, cohorts: export.CohortsBatches, batches: true},
+		{members: 1000, cohorts: export.CohortsScan},
+		{members: 1900},
+		{members: 1900, noPost: true},
+		{members: 1900, cohorts: export.CohortsBatches, noPost: true, batches: true},
+	} {
+		t.Run(fmt.Sprintf("%dOf%d%s", test.members, patients, test.cohorts), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{server: fakefhir.Options{Dataset: data, NoPostSearch: test.noPost}, window: 500, pageSize: 200, cohorts: test.cohorts})
+			member := func(id string) bool {
+				var k int
+				_, err := fmt.Sscanf(id, "p-%d", &k)
+				return err == nil && k < test.members
+			}
+			w.group(t, "g", test.members)
+			job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Types: cohortTypes})
+			same(t, w.exported(t, job), w.cohortTruth(t, member))
+			if issues := w.issues(t, job); len(issues) > 0 {
+				t.Errorf("issues: %q", issues)
+			}
+			for _, e := range job.Evidence {
+				if !e.Proven {
+					t.Errorf("not proven: %+v", e)
+				}
+			}
+			if all, byPatient := w.searches("Observation"); test.batches != (byPatient > 0) {
+				t.Errorf("%d of %d searches of Observation name patients", byPatient, all)
+			}
+		})
+	}
+}
+
+// group makes a Group of the first patients of GenerateBrief, some of them twice.
+func (w *world) group(t *testing.T, id string, members int, more ...string) {
+	t.Helper()
+	var b strings.Builder
+	for i := range members {
+		fmt.Fprintf(&b, `{"entity":{"reference":"Patient/%s"}},`, fakefhir.BriefID(i))
+	}
+	for _, m := range more {
+		b.WriteString(m + ",")
+	}
+	fmt.Fprintf(&b, `{"entity":{"reference":"Patient/%s"}}`, fakefhir.BriefID(0))
+	_, err := w.srv.Put("Group", id, []byte(`{"resourceType":"Group","id":"`+id+`","type":"person","actual":true,"member":[`+b.String()+`]}`))
+	must(t, err)
+}
+
+// TestCohortOfStrangers exports a Group with members that do not exist, that
+// have no data, that were deleted, and that are no patients.
+func TestCohortOfStrangers(t *testing.T) {
+	for _, cohorts := range []export.Cohorts{export.CohortsBatches, export.CohortsScan} {
+		t.Run(string(cohorts), func(t *testing.T) {
+			w := newWorld(t, settings{server: fakefhir.Options{Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 40, Members: 1})}, cohorts: cohorts})
+			_, err := w.srv.Put("Patient", "empty", []byte(`{"resourceType":"Patient","id":"empty"}`))
+			must(t, err)
+			_, err = w.srv.Put("Patient", "dead", []byte(`{"resourceType":"Patient","id":"dead"}`))
+			must(t, err)
+			w.srv.Delete("Patient", "dead")
+			w.group(t, "g", 3, `{"entity":{"reference":"Patient/empty"}}`, `{"entity":{"reference":"Patient/nobody"}}`, `{"entity":{"reference":"Patient/dead"}}`,
+				`{"entity":{"reference":"Device/d"}}`, `{"entity":{"identifier":{"value":"17"}}}`)
+			job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Types: cohortTypes})
+			same(t, w.exported(t, job), w.cohortTruth(t, func(id string) bool {
+				return id == "empty" || id == fakefhir.BriefID(0) || id == fakefhir.BriefID(1) || id == fakefhir.BriefID(2)
+			}))
+			issues := w.issues(t, job)
+			if len(issues) != 2 || !anyContains(issues, "2 of the patients asked for were not found on the upstream: dead, nobody.") || !anyContains(issues, "2 members are not patients or groups") {
+				t.Errorf("issues: %q", issues)
+			}
+		})
+	}
+}
+
+// TestLateCommitsOfACohort makes writes visible only after everything was read,
+// though they are stamped before the transaction time, and changes more than
+// that, so that counts go down at the same time.
+func TestLateCommitsOfACohort(t *testing.T) {
+	for _, cohorts := range []export.Cohorts{export.CohortsBatches, export.CohortsScan} {
+		for _, history := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%sHistory%t", cohorts, history), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, settings{server: fakefhir.Options{
+					Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 600, Members: 1}), NoHistory: !history,
+				}, window: 100, cohorts: cohorts})
+				w.group(t, "g", 300)
+				time.Sleep(2 * time.Millisecond) // the group is older than what follows
+				of := func(k int) string { return `,"subject":{"reference":"Patient/` + fakefhir.BriefID(k) + `"}` }
+				put := func(put func(typ, id string, json []byte) error, id string, k int, more string) {
+					must(t, put("Observation", id, observation(id, of(k)+more)))
+				}
+				tx := w.srv.Begin()
+				for i := range 7 {
+					put(tx.Put, fmt.Sprintf("late-%d", i), 100*i, "") // of members up to 200, then of others
+				}
+				put(tx.Put, "shared", 500, `,"performer":[{"reference":"Patient/`+fakefhir.BriefID(299)+`"}]`)
+				must(t, tx.Put("Condition", "first", []byte(`{"resourceType":"Condition","id":"first"`+of(5)+`}`)))
+				must(t, tx.Put("Condition", "other", []byte(`{"resourceType":"Condition","id":"other"`+of(555)+`}`)))
+				now := func(typ, id string, json []byte) error { _, err := w.srv.Put(typ, id, json); return err }
+				member := func(id string) bool { return id < fakefhir.BriefID(300) }
+				var want map[string]map[string][]byte
+				w.before(jobs.UnitSlice, func() {
+					want = w.cohortTruth(t, member)
+					time.Sleep(2 * time.Millisecond) // past the transaction time
+					for k := range 40 {              // before they are read
+						put(now, "o"+fakefhir.BriefID(k), 599, "")
+						put(now, "o"+fakefhir.BriefID(599-k), 3, "")
+					}
+				})
+				read := w.silent
+				var once sync.Once
+				w.silent = func(l *jobs.Lease) bool {
+					if l.Unit.Kind == jobs.UnitTail {
+						once.Do(func() {
+							for k := 50; k < 90; k++ { // after they were read
+								put(now, "o"+fakefhir.BriefID(k), 599, "")
+								put(now, "o"+fakefhir.BriefID(599-k), 3, "")
+							}
+							tx.Commit()
+						})
+					}
+					return read(l)
+				}
+				job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Types: append([]string{"Condition"}, cohortTypes...)})
+				all := w.truth(t)
+				for _, id := range []string{"late-0", "late-1", "late-2", "shared"} {
+					want["Observation"][id] = all["Observation"][id]
+				}
+				want["Condition"] = map[string][]byte{"first": all["Condition"]["first"]}
+				got := w.exported(t, job)
+				issues := w.issues(t, job)
+				same(t, got, want)
+				if history && len(issues) > 0 || anyContains(issues, "error:") {
+					t.Errorf("issues: %q", issues)
+				}
+				for _, e := range job.Evidence {
+					if want := map[string]int64{"Observation": 4, "Condition": 1}[e.Type]; e.Late != want || !e.Proven {
+						t.Errorf("%s: %d late, want %d; proven %t", e.Type, e.Late, want, e.Proven)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestSearchByPatientRefused plays a server that takes searches by patient only.
+func TestSearchByPatientRefused(t *testing.T) {
+	w := newWorld(t, settings{server: fakefhir.Options{Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 40, Members: 1})}})
+	_, err := w.client.Learn(t.Context())
+	must(t, err)
+	for _, kind := range []fakefhir.Kind{fakefhir.KindSearch, fakefhir.KindCount} {
+		w.srv.Script(fakefhir.Fault{
+			Match: fakefhir.Match{Type: "Observation", Kind: kind, Without: []string{"subject", "performer"}},
+			Do:    fakefhir.Do{Status: &fakefhir.Status{Code: http.StatusForbidden}},
+		})
+	}
+	w.group(t, "g", 20)
+	job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Types: cohortTypes})
+	same(t, w.exported(t, job), w.cohortTruth(t, func(id string) bool { return id < fakefhir.BriefID(20) }))
+}
+
+// TestLargeCohort exports a Group of 100,000 among 200,000 patients.
+func TestLargeCohort(t *testing.T) {
+	if os.Getenv("SPILLWAY_SOAK") == "" {
+		t.Skip("takes minutes; set SPILLWAY_SOAK=1")
+	}
+	const patients, members = 200_000, 100_000
+	data := fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: patients, Members: members})
+	for _, cohorts := range []export.Cohorts{export.CohortsAuto, export.CohortsBatches, export.CohortsScan} {
+		t.Run(string(cohorts), func(t *testing.T) {
+			w := newWorld(t, settings{server: fakefhir.Options{Dataset: data}, window: 10_000, pageSize: 1000, cohorts: cohorts})
+			began := time.Now()
+			job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "brief", Types: cohortTypes})
+			t.Logf("%v, %d requests", time.Since(began), len(w.srv.Log()))
+			if job.State != jobs.Completed {
+				t.Fatalf("job is %s: %s", job.State, job.Failure)
+			}
+			got := make(map[string]int)
+			for _, f := range job.Files {
+				for _, line := range w.lines(t, f) {
+					var r struct{ ResourceType, ID string }
+					must(t, json.Unmarshal(line, &r))
+					var k int
+					if _, err := fmt.Sscanf(r.ID[strings.IndexByte(r.ID, 'p'):], "p-%d", &k); err != nil || k%2 != 0 {
+						t.Fatalf("%s/%s should not be there", r.ResourceType, r.ID)
+					}
+					got[r.ResourceType]++
+				}
+			}
+			for typ, want := range map[string]int{"Patient": members, "Observation": members, "Encounter": members, "MedicationRequest": members / 2} {
+				if got[typ] != want {
+					t.Errorf("%d of %s, want %d", got[typ], typ, want)
+				}
+			}
+			if issues := w.issues(t, job); len(issues) > 0 {
+				t.Errorf("issues: %q", issues)
+			}
+		})
+	}
+}

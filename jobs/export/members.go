@@ -1,0 +1,109 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway/jobs"
+	"spillway/upstream"
+	"spillway/upstream/fhir"
+)
+
+// maxNesting is how deep groups may hold groups.
+const maxNesting = 10
+
+// patients returns the sorted ids of the patients of the request, nil where
+// its level has no list, and whether it has one.
+func (a *attempt) patients(ctx context.Context, at time.Time, said *notes) ([]string, bool, error) {
+	request := a.job.Request
+	asked := slices.Compact(slices.Sorted(slices.Values(request.Patients)))
+	if request.Level != jobs.LevelGroup {
+		return asked, len(asked) > 0, nil
+	}
+	members := make(map[string]bool)
+	if err := a.members(ctx, request.GroupID, at, 0, make(map[string]bool), members, said); err != nil {
+		return nil, false, err
+	}
+	var ids, strangers []string
+	if len(asked) == 0 {
+		for id := range members {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		return ids, true, nil
+	}
+	for _, id := range asked {
+		if members[id] {
+			ids = append(ids, id)
+		} else {
+			strangers = append(strangers, id)
+		}
+	}
+	if len(strangers) > 0 {
+		said.add(jobs.SeverityWarning, fhir.IssueNotFound,
+			"patient: %d of the patients asked for are not current members of the group and were left out: %s.", len(strangers), strings.Join(strangers, ", "))
+	}
+	return ids, true, nil
+}
+
+// noGroup is said of a group that does not exist, and of one that may not be read.
+const noGroup = "The group does not exist on the upstream; check the id in the kick-off address."
+
+// members adds the current members of a group, and of the groups it holds, to found.
+func (a *attempt) members(ctx context.Context, group string, at time.Time, depth int, visited, found map[string]bool, said *notes) error {
+	if visited[group] {
+		return nil
+	}
+	visited[group] = true
+	resource, err := a.c.Upstream.Read(ctx, "Group", group)
+	if err != nil {
+		if depth > 0 && errors.Is(err, upstream.ErrNotFound) {
+			said.add(jobs.SeverityError, fhir.IssueNotFound, "Group: a group that is a member of the requested group does not exist on the upstream; its patients are missing.")
+			return nil
+		}
+		if errors.Is(err, upstream.ErrNotFound) {
+			return &jobs.UnitError{Permanent: true, Reason: noGroup}
+		}
+		return err
+	}
+	if !a.allowed.Group().Admits("Group", resource, a.allowed.Unchecked) {
+		if depth > 0 {
+			said.add(jobs.SeverityError, fhir.IssueForbidden, "Group: a group that is a member of the requested group may not be read with the scopes of this export; its patients are missing.")
+			return nil
+		}
+		return &jobs.UnitError{Permanent: true, Reason: noGroup}
+	}
+	list, _, err := fhir.ReadGroup(resource)
+	if err != nil {
+		return &jobs.UnitError{Permanent: true, Err: err, Reason: "read Group: the upstream's answer is not a readable Group resource."}
+	}
+	others := 0
+	for _, m := range list {
+		if m.Inactive || !m.Start.IsZero() && m.Start.After(at) || !m.End.IsZero() && m.End.Before(at) {
+			continue
+		}
+		switch m.Type {
+		case "Patient":
+			if fhir.ValidID(m.ID) {
+				found[m.ID] = true
+			}
+		case "Group":
+			if depth == maxNesting {
+				said.add(jobs.SeverityError, fhir.IssueTooCostly, "Group: groups are nested more than %d deep; what lies deeper is missing.", maxNesting)
+				continue
+			}
+			if err := a.members(ctx, m.ID, at, depth+1, visited, found, said); err != nil {
+				return err
+			}
+		default:
+			others++
+		}
+	}
+	if others > 0 {
+		said.add(jobs.SeverityInformation, fhir.IssueInformational, "Group: %d members are not patients or groups of this server and were passed over.", others)
+	}
+	return nil
+}
