@@ -34,8 +34,8 @@ func TestDemo(t *testing.T) {
 		if lines != resources {
 			t.Errorf("%d lines, the fake server has %d resources", lines, resources)
 		}
-		if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil {
-			t.Error(err)
+		if got := spillway(t.Context(), "verify", dir); got.status != 0 || got.out != "" {
+			t.Errorf("spillway verify: %+v", got)
 		}
 	}
 	if err := os.Mkdir(filepath.Join(dir, "mine"), 0o700); err != nil {

@@ -96,6 +96,9 @@ func readDir(t *testing.T, dir string) map[string]string {
 	if diff := cmp.Diff([]string{"run.json"}, names(t, filepath.Join(dir, ".spillway"))); diff != "" {
 		t.Errorf("state of a finished export (-want +got):\n%s", diff)
 	}
+	if got := spillway(t.Context(), "verify", dir); got.status != 0 && got.status != exitIncomplete {
+		t.Errorf("spillway verify: %+v", got)
+	}
 	return found
 }
 

@@ -2,6 +2,7 @@
 //
 //	serve    the gateway: two listeners, and the work behind them   (serve.go, admin.go, listener.go)
 //	export   one export from the command line, into a directory     (export.go, workdir.go, assemble.go)
+//	verify   whether a download is whole                            (verify.go)
 //	check    what was learnt about an upstream                      (check.go)
 //	demo     a fake upstream, the gateway and one client, in one    (demo.go, bulkclient.go)
 //	audit    is the record of who got what whole, and unchanged?    (audit.go)
@@ -39,7 +40,7 @@ var version string
 const (
 	exitFailed      = 1
 	exitUsage       = 2   // bad usage or configuration; nothing was done
-	exitIncomplete  = 3   // an export ended with issues of severity error
+	exitIncomplete  = 3   // an export ended with issues of severity error, or lacks a proof
 	exitInterrupted = 130 // by SIGINT or SIGTERM
 )
 
@@ -163,7 +164,7 @@ func newRoot(c console) *cobra.Command {
 		Long: `Spillway adds FHIR Bulk Data Export to a FHIR server that has none, or a poor one.
 
 Exit status: 0 done, 1 failed, 2 bad usage or configuration,
-3 exported, but with issues of severity error in the error file, 130 interrupted.`,
+3 exported or verified, but not proven to be complete, 130 interrupted.`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -180,12 +181,11 @@ Exit status: 0 done, 1 failed, 2 bad usage or configuration,
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newServe(c), newExport(c), newCheck(c), newDemo(c), newAudit(c), newVersion(c))
+	root.AddCommand(newServe(c), newExport(c), newVerify(c), newCheck(c), newDemo(c), newAudit(c), newVersion(c))
 	return root
 }
 
-// command completes a command: no arguments, and errors of do are failures
-// unless they have a status of their own.
+// command completes a command without arguments.
 func command(cmd *cobra.Command, do func(ctx context.Context) error) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -193,8 +193,14 @@ func command(cmd *cobra.Command, do func(ctx context.Context) error) *cobra.Comm
 		}
 		return nil
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		err := do(cmd.Context())
+	return commandOf(cmd, func(ctx context.Context, _ []string) error { return do(ctx) })
+}
+
+// commandOf completes a command whose Args are set. Errors of do are failures
+// unless they have a status of their own.
+func commandOf(cmd *cobra.Command, do func(ctx context.Context, args []string) error) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := do(cmd.Context(), args)
 		var exit *exitError
 		var problems config.Problems
 		switch {

@@ -6,6 +6,7 @@
 //	ReadResource      one resource from a body, with the same limits
 //	ReadHeader        resourceType, id and meta of a resource
 //	AppendLine        a resource as one NDJSON line
+//	LineChecker       lines of NDJSON from outside; ReadDeletions, of those that list what is gone
 //	Subset            a resource cut down to the elements asked for (_elements)
 //	Outcome           writes an OperationOutcome; ReadOutcome reads one
 //	ReadParameters    the body of a kick-off by POST
