@@ -108,11 +108,17 @@ func must(t *testing.T, err error) {
 // run performs one export to its end with four workers and returns the job.
 func (w *world) run(t *testing.T, r jobs.Request) *jobs.Job {
 	t.Helper()
+	return w.runAllowed(t, r, everything)
+}
+
+// runAllowed is run, for a job that may read no more than it is allowed.
+func (w *world) runAllowed(t *testing.T, r jobs.Request, allowed json.RawMessage) *jobs.Job {
+	t.Helper()
 	if r.Level == "" {
 		r.Level = jobs.LevelSystem
 	}
 	job, first := jobs.New(r, "", time.Now())
-	job.Authorization = everything
+	job.Authorization = allowed
 	must(t, w.jobs.Create(t.Context(), job, first))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
