@@ -1,7 +1,7 @@
 // Package upstream is the FHIR server behind us: search it, read it, spare it,
 // forward to it.
 //
-//	Client        the export's own requests: Learn, Capabilities, Count, Page, HistoryPage, Read
+//	Client        the export's own requests: Learn, Capabilities, Count, Estimate, Page, HistoryPage, Read
 //	Facts         what Learn found out by asking, because capability statements lie
 //	Search        one type, its filters and a half-open window on _lastUpdated
 //	History       versions and deletions of one resource, one type or the server

@@ -73,6 +73,13 @@ func (c *Client) Count(ctx context.Context, s Search) (int64, error) {
 	return n, err
 }
 
+// Estimate returns about how many resources match s, where Count gives nothing
+// that can be trusted. The error is ErrNoCount if there is no number at all.
+func (c *Client) Estimate(ctx context.Context, s Search) (int64, error) {
+	n, _, err := c.count(ctx, s, CountSummary, kindCount, maxStrikes)
+	return n, err
+}
+
 // count asks for a count in one way. last is the reply, its body spent.
 func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind string, strikes int) (n int64, last *reply, err error) {
 	own := []string{"_summary=count"}

@@ -65,8 +65,18 @@ func (a *allowance) tell(n *notes) {
 }
 
 // searches returns the queries that together find what is asked for of a type
-// and may be read; there is at least one.
+// and may be read, each with what the upstream wants in it; there is at least one.
 func (a *attempt) searches(typ string) ([]string, error) {
+	queries, err := a.permitted(typ)
+	var all []string
+	for _, query := range queries {
+		all = append(all, withRequired(query, a.facts.Rule(typ).With)...)
+	}
+	return all, err
+}
+
+// permitted returns them without what the upstream wants.
+func (a *attempt) permitted(typ string) ([]string, error) {
 	queries, err := a.allowed.Access(typ).Searches(filtersOf(a.job.Request, typ))
 	if err == nil && len(queries) == 0 {
 		err = scopes.ErrNoSnapshot

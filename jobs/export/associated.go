@@ -12,6 +12,7 @@ import (
 
 	"spillway/jobs"
 	"spillway/upstream/fhir"
+	"spillway/upstream/profile"
 )
 
 // wantsAssociated reports whether Provenance was asked for beside what is
@@ -30,6 +31,10 @@ func (p *planner) planAssociated(ctx context.Context) error {
 	}
 	if p.allowed.Access("Provenance").None() {
 		p.said.add(jobs.SeverityError, fhir.IssueForbidden, "includeAssociatedData: Provenance was not exported: the scopes of this export do not allow it.")
+		return nil
+	}
+	if rule := p.facts.Rule("Provenance"); rule.Search != profile.ScopeWhole {
+		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "includeAssociatedData: the upstream answers no search of every Provenance, so none is in this export.")
 		return nil
 	}
 	read, err := p.readSpec("Provenance")

@@ -43,6 +43,7 @@ func (t *tailer) closeBatches(ctx context.Context, r *reader, planned plannedTyp
 	for _, u := range grown {
 		b := *r.batch
 		b.from, b.to, b.lenient = u.sliceSpec.Batch.From, u.sliceSpec.Batch.To, false
+		b.parameters = u.sliceSpec.Batch.Parameters
 		if err := g.reread(ctx, u.unit, &b, func(r *reader) error {
 			return r.proveBatches(ctx, u.windowSpec, u.sliceSpec.Batch)
 		}); err != nil {
@@ -128,6 +129,9 @@ func (a *attempt) absent(ctx context.Context, typ string, ids []string) ([]strin
 	var absent []string
 	for len(ids) > 0 {
 		n := min(len(ids), idBatch)
+		if most := a.facts.Profile.Patients.PerSearch; typ == "Patient" && most > 0 {
+			n = min(n, most)
+		}
 		found := newIDSet()
 		err := follow(func(next string) (upstream.PageInfo, bool, error) {
 			fresh := false

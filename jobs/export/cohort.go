@@ -79,6 +79,8 @@ type batch struct {
 	release  fhir.Release
 	from, to int
 	only     string // at scopeID
+	// parameters are those by which it is searched; nil: all of the compartment.
+	parameters []string
 	// lenient says that resources of none of the patients are to be expected.
 	lenient bool
 }
@@ -90,9 +92,14 @@ func (b *batch) owner(h fhir.Header, resource []byte) (first int, shared bool, e
 		return b.cohort.index(h.ID), false, nil
 	}
 	first = -1
-	err = b.release.PatientRefs(h.Type, resource, func(_, id string) bool {
+	other := -1 // by a parameter that is not searched by
+	err = b.release.PatientRefs(h.Type, resource, func(parameter, id string) bool {
 		switch i := b.cohort.index(id); {
 		case i < 0 || i == first:
+		case !b.searchedBy(parameter):
+			if other < 0 || i < other {
+				other = i
+			}
 		case first < 0:
 			first = i
 		default:
@@ -100,6 +107,9 @@ func (b *batch) owner(h fhir.Header, resource []byte) (first int, shared bool, e
 		}
 		return true
 	})
+	if first < 0 {
+		first = other
+	}
 	return first, shared, err
 }
 
@@ -119,6 +129,16 @@ func (b *batch) owns(h fhir.Header, resource []byte) (bool, error) {
 	return b.from <= first && first < b.to, nil
 }
 
+// searchedBy reports whether the searches of the batch find what belongs to a
+// patient by a parameter of the compartment. One batch only may own a resource,
+// and it must be one that finds it. The parameter "patient" of a type looks at
+// the element that another parameter names in other words.
+func (b *batch) searchedBy(parameter string) bool {
+	return b.parameters == nil || slices.Contains(b.parameters, parameter) ||
+		slices.Contains(b.parameters, "patient") && slices.Contains([]string{"subject", "beneficiary", "actor", "individual"}, parameter) ||
+		slices.Contains(b.parameters, "subject") && parameter == "patient"
+}
+
 // openBatch returns the batch that a slice exports; nil where it knows no patients.
 func (a *attempt) openBatch(ctx context.Context, spec sliceSpec) (*batch, error) {
 	b, err := a.wholeBatch(ctx, spec.Read)
@@ -128,7 +148,7 @@ func (a *attempt) openBatch(ctx context.Context, spec sliceSpec) (*batch, error)
 	if spec.Batch.From < 0 || spec.Batch.To > b.cohort.len() || spec.Batch.From >= spec.Batch.To || spec.Batch.Size <= 0 {
 		return nil, fmt.Errorf("export: batch %d to %d of a cohort of %d", spec.Batch.From, spec.Batch.To, b.cohort.len())
 	}
-	b.from, b.to, b.lenient = spec.Batch.From, spec.Batch.To, false
+	b.from, b.to, b.parameters, b.lenient = spec.Batch.From, spec.Batch.To, spec.Batch.Parameters, false
 	return b, nil
 }
 

@@ -22,7 +22,7 @@ const (
 // so that what is wrong with one does not repeat itself.
 func methods(spec readSpec) [maxPasses]method {
 	switch p := spec.Paging; {
-	case spec.Whole || !p.Sort:
+	case spec.Whole || !p.Sort || p.LastTotal:
 		return [maxPasses]method{byLinks, byLinks}
 	case p.NoNext:
 		return [maxPasses]method{byKeyset, byKeyset}

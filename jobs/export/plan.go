@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +58,7 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	spec := planSpec{Listed: listed, Patients: len(patients)}
+	spec := planSpec{Listed: true, Patients: len(patients)}
 	if len(patients) > 0 {
 		if spec.Cohort, err = p.storeCohort(ctx, patients); err != nil {
 			return jobs.Result{}, err
@@ -65,20 +66,25 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	} else if listed {
 		p.said.add(jobs.SeverityWarning, fhir.IssueNotFound, "No patient remains to be exported: the group has no current members, or none of the patients asked for belong to it.")
 	}
-	types := p.typesOf(listed)
+	types := p.sort(p.typesOf(listed), listed)
 	// The type that is known to have data first: it takes longest.
-	if i := slices.Index(types, p.facts.ProbeType); i > 0 {
-		types = slices.Insert(slices.Delete(types, i, i+1), 0, p.facts.ProbeType)
+	if i := slices.Index(types.whole, p.facts.ProbeType); i > 0 {
+		types.whole = slices.Insert(slices.Delete(types.whole, i, i+1), 0, p.facts.ProbeType)
 	}
-	var units []jobs.Unit
-	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
-		spec.Types = chunk
-		unit := jobs.Unit{ID: fmt.Sprintf("plan-%02d", len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)}
-		if listed || p.blind() { // no closing count would find what becomes visible after the plan
-			unit.NotBefore = a.settled()
+	if len(types.byPatient) > 0 && !listed {
+		if settled := a.settled(); a.c.Now().Before(settled) {
+			return jobs.Result{}, &jobs.WaitError{Until: settled} // patients may still become visible
 		}
-		units = append(units, unit)
+		if patients, err = p.population(ctx, at); err != nil {
+			return jobs.Result{}, err
+		}
+		if spec.Patients = len(patients); len(patients) > 0 {
+			if spec.Cohort, err = p.storeCohort(ctx, patients); err != nil {
+				return jobs.Result{}, err
+			}
+		}
 	}
+	units := append(p.planUnits(types.whole, planSpec{}, "plan"), p.planUnits(types.byPatient, spec, "plan-patients")...)
 	if p.wantsAssociated() {
 		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, NotBefore: a.settled(), Spec: encode(planSpec{Associated: true})})
 	}
@@ -94,6 +100,20 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 		Segments: outcome, TransactionTime: at,
 		Next: append(units, jobs.Unit{ID: "finish", Kind: jobs.UnitFinish}),
 	}, nil
+}
+
+// planUnits are units that plan some types, as spec says.
+func (p *planner) planUnits(types []string, spec planSpec, name string) []jobs.Unit {
+	var units []jobs.Unit
+	for chunk := range slices.Chunk(types, max((len(types)+planChunks-1)/planChunks, 1)) {
+		spec.Types = chunk
+		unit := jobs.Unit{ID: fmt.Sprintf("%s-%02d", name, len(units)+1), Kind: jobs.UnitPlan, Spec: encode(spec)}
+		if spec.Listed || p.blind() { // no closing count would find what becomes visible after the plan
+			unit.NotBefore = p.settled()
+		}
+		units = append(units, unit)
+	}
+	return units
 }
 
 // planTypes counts and cuts some types.
@@ -208,7 +228,7 @@ func refused(err error) bool {
 // statement, and notes those asked for that are not.
 func (p *planner) typesOf(listed bool) []string {
 	request := p.job.Request
-	var types []string
+	var types, unoffered []string
 	for _, t := range p.facts.Capabilities.Types {
 		asked := slices.Contains(request.Types, t.Type)
 		switch {
@@ -228,10 +248,16 @@ func (p *planner) typesOf(listed bool) []string {
 		case !p.facts.Capabilities.Can(t.Type, "search-type"):
 			if asked {
 				p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream's statement does not offer to search it.", t.Type)
+			} else {
+				unoffered = append(unoffered, t.Type)
 			}
 		default:
 			types = append(types, t.Type)
 		}
+	}
+	if len(unoffered) > 0 {
+		p.said.add(jobs.SeverityWarning, fhir.IssueNotSupported,
+			"The upstream's statement does not offer to search %s; what there may be of them is not in this export.", strings.Join(unoffered, ", "))
 	}
 	return types
 }
@@ -255,7 +281,7 @@ func (p *planner) readSpec(typ string) (readSpec, error) {
 	}
 	read := readSpec{
 		Type: typ, Alternatives: alternatives, Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
-		Whole: p.blind(), Paging: pagingOf(p.facts), Release: p.release(),
+		Whole: p.blind(), Paging: p.paging(typ), Release: p.release(),
 	}
 	if p.job.Request.Level != jobs.LevelSystem {
 		read.Scope = scopeCompartment
@@ -318,7 +344,7 @@ func (p *planner) cutting() cutting {
 
 // most is up to how many resources a window is left as it is: cutting it for a
 // few of them would take a request more for two halves than for one whole.
-func (p *planner) most() int64 { return p.c.Window + p.c.Window/4 }
+func (p *planner) most() int64 { return p.windowLimit(p.c.Window + p.c.Window/4) }
 
 // unitsOf returns a slice for each window, and a plan unit for each that is
 // still too large.

@@ -9,6 +9,7 @@ import (
 	"spillway/jobs"
 	"spillway/upstream"
 	"spillway/upstream/fhir"
+	"spillway/upstream/profile"
 )
 
 const (
@@ -16,6 +17,8 @@ const (
 	batchSize = 100
 	// batchBytes bounds the ids in the address of a GET.
 	batchBytes = 1500
+	// urlRest is what else there may be in it, where its length is bounded.
+	urlRest = 500
 	// unitSearches is how many batches one unit reads at most.
 	unitSearches = 20
 	// samples is how many batches are counted to guess what all of them hold.
@@ -78,6 +81,10 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	by := batchSpec{Size: p.batchSize()}
 	var lacking []string
 	by.Parameters, lacking = p.compartmentParameters(read.Type)
+	if p.facts.Rule(read.Type).Search == profile.ScopePatient {
+		p.onlyByPatient(read, plan, by, lacking)
+		return nil
+	}
 	counted, none, err := p.census(ctx, read)
 	switch {
 	case err != nil && denied(err) && len(by.Parameters) > 0:
@@ -97,15 +104,40 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	if !batches {
 		return p.cutType(ctx, read, counted)
 	}
-	if len(lacking) > 0 {
-		p.mu.Lock()
-		p.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
-			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", read.Type, strings.Join(lacking, " and by "))
-		p.mu.Unlock()
-	}
+	p.sayLacking(read.Type, lacking)
 	read.Scope = scopeCohort
 	p.batchUnits(read, plan, by, counted, held)
 	return nil
+}
+
+func (p *planner) sayLacking(typ string, lacking []string) {
+	if len(lacking) > 0 {
+		p.say(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", typ, strings.Join(lacking, " and by "))
+	}
+}
+
+// say adds a note while types are planned side by side.
+func (p *planner) say(severity jobs.Severity, code fhir.IssueCode, format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.said.add(severity, code, format, args...)
+}
+
+// onlyByPatient plans a type that the upstream finds by patient only, so that
+// there is nothing to count and to compare.
+func (p *planner) onlyByPatient(read readSpec, plan planSpec, by batchSpec, lacking []string) {
+	if len(by.Parameters) == 0 {
+		p.say(jobs.SeverityError, fhir.IssueNotSupported,
+			"%s could not be exported: the upstream offers none of the search parameters that find it by patient.", read.Type)
+		return
+	}
+	p.sayLacking(read.Type, lacking)
+	if read.Said = !p.provable(); read.Said { // or each slice would say it
+		p.say(jobs.SeverityError, fhir.IssueIncomplete, unprovenText, read.Type, "")
+	}
+	read.Scope = scopeCohort
+	p.batchUnits(read, plan, by, -1, 0)
 }
 
 // batchesPay decides how a type is read. held is how many resources the cohort
@@ -197,6 +229,16 @@ func (p *planner) compartmentParameters(typ string) (names, lacking []string) {
 	if typ == "Patient" {
 		return []string{"_id"}, nil
 	}
+	if name := p.facts.Profile.Patients.Parameter; name != "" && p.offers(typ, name) {
+		names = []string{name}
+		by := batch{parameters: names}
+		for _, parameter := range p.release().PatientCompartment(typ) {
+			if !by.searchedBy(parameter.Name) {
+				lacking = append(lacking, parameter.Name)
+			}
+		}
+		return names, lacking
+	}
 	covered := make(map[string]bool)
 	for _, parameter := range p.release().PatientCompartment(typ) {
 		paths := strings.Join(parameter.Paths, " ")
@@ -217,12 +259,28 @@ func (p *planner) compartmentParameters(typ string) (names, lacking []string) {
 	return names, lacking
 }
 
+// offers reports whether the statement has a search parameter of a type, or says
+// nothing of its parameters.
+func (p *planner) offers(typ, name string) bool {
+	t, listed := p.facts.Capabilities.Type(typ)
+	return p.facts.Capabilities.Has(typ, name) || listed && len(t.SearchParams) == 0
+}
+
 // batchSize returns how many patients one search may name.
 func (p *planner) batchSize() int {
-	if p.facts.PostSearch == upstream.Works {
-		return batchSize
+	known := p.facts.Profile
+	n := batchSize
+	if p.facts.PostSearch != upstream.Works {
+		bytes := batchBytes
+		if known.URLMax > 0 {
+			bytes = min(bytes, known.URLMax-urlRest)
+		}
+		n = max(bytes/(len("Patient%2F%2C")+36), 1)
 	}
-	return max(batchBytes/(len("Patient%2F%2C")+36), 1)
+	if most := known.Patients.PerSearch; most > 0 {
+		n = min(n, most)
+	}
+	return n
 }
 
 // batchAlternatives returns every filter joined with every way to name the

@@ -36,10 +36,13 @@ func (p *planner) census(ctx context.Context, read readSpec) (counted int64, non
 // windows cuts a type that was counted.
 func (p *planner) windows(ctx context.Context, read readSpec, counted int64) ([]windowSpec, error) {
 	whole := windowSpec{From: read.Since, To: read.Until, Counted: counted}
-	if counted <= 0 || read.Whole {
+	r := p.newReader(read, nil, &notes{}, nil)
+	switch {
+	case counted < 0 && read.Paging.LastTotal && !read.Whole:
+		return p.estimatedWindows(ctx, r, whole)
+	case counted <= 0 || read.Whole:
 		return []windowSpec{whole}, nil
 	}
-	r := p.newReader(read, nil, &notes{}, nil)
 	how := p.cutting()
 	if counted > how.limit && read.Paging.Sort {
 		var err error
@@ -81,6 +84,36 @@ func (p *planner) ends(ctx context.Context, r *reader, w windowSpec) (oldest, ne
 		oldest, newest = slices.MinFunc(found[0], time.Time.Compare), slices.MaxFunc(found[1], time.Time.Compare)
 	}
 	return oldest, newest, nil
+}
+
+// estimatedWindows cuts a window by estimates. What they are wrong by makes
+// windows larger or smaller, but leaves no gap; the last page of each window
+// states what proves it.
+func (p *planner) estimatedWindows(ctx context.Context, r *reader, whole windowSpec) ([]windowSpec, error) {
+	estimate := func(ctx context.Context, from, to time.Time) (sum int64, err error) {
+		for _, alternative := range r.spec.Alternatives {
+			n, err := p.c.Upstream.Estimate(ctx, r.search(alternative, windowSpec{From: from, To: to}))
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+		return sum, nil
+	}
+	about, err := estimate(ctx, whole.From, whole.To)
+	windows := []windowSpec{whole}
+	if err == nil && about > p.most() {
+		w := whole
+		w.Counted = about
+		windows, err = cutWindows(ctx, estimate, w, p.cutting())
+	}
+	if errors.Is(err, upstream.ErrNoCount) || err != nil && denied(err) {
+		return []windowSpec{whole}, nil
+	}
+	for i := range windows {
+		windows[i].Counted = -1
+	}
+	return windows, err
 }
 
 // nothing reports whether a window holds nothing: a page without entries that

@@ -42,7 +42,8 @@ type reader struct {
 	// keepLate exports what changed after the transaction time while its page
 	// was on the way. Otherwise it is left to the tail.
 	keepLate bool
-	late     int64  // entries of the pass that changed after the transaction time
+	late     int64 // entries of the pass that changed after the transaction time
+	stated   statedTotal
 	trouble  string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
 
 	summary readSummary
@@ -71,7 +72,7 @@ func (r *reader) count(ctx context.Context, w windowSpec) (int64, error) {
 	var sum int64
 	for _, alternative := range r.spec.Alternatives {
 		n, err := r.c.Upstream.Count(ctx, r.search(alternative, w))
-		if errors.Is(err, upstream.ErrNoCount) {
+		if errors.Is(err, upstream.ErrNoCount) || err != nil && refused(err) && r.refusable() {
 			return -1, nil
 		}
 		if err != nil {
@@ -102,6 +103,13 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 		if read, err = r.readOnce(ctx, w, counted, way); err != nil {
 			return err
 		}
+		if counted < 0 && r.stated.pages == len(r.spec.Alternatives) {
+			if r.stated.sum != read {
+				continue
+			}
+			r.proven(read, read)
+			return nil
+		}
 		if counted < 0 {
 			r.unproven(read)
 			return nil
@@ -125,6 +133,10 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			r.unproven(read)
 			return nil
 		}
+	}
+	if counted < 0 {
+		r.differs(r.stated.sum, read)
+		return nil
 	}
 	if barren++; r.seen.len() > before {
 		barren = 0
@@ -221,15 +233,17 @@ func (r *reader) unproven(read int64) {
 	r.summary.add(-1, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("uncounted").Inc()
-	r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
-		"%s: the upstream gives no usable counts, so it could not be proven that this export is complete. What its pages held is here.%s",
-		r.spec.Type, r.trouble)
+	if !r.spec.Said || r.trouble != "" {
+		r.notes.add(jobs.SeverityError, fhir.IssueIncomplete, unprovenText, r.spec.Type, r.trouble)
+	}
 }
+
+const unprovenText = "%s: the upstream gives no usable counts, so it could not be proven that this export is complete. What its pages held is here.%s"
 
 // readOnce reads all alternatives of a window and returns the number of
 // distinct ids, summed over the alternatives.
 func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way method) (int64, error) {
-	r.late, r.trouble = 0, ""
+	r.late, r.trouble, r.stated = 0, "", statedTotal{}
 	var sum int64
 	for _, alternative := range r.spec.Alternatives {
 		r.pass.clear()
@@ -238,11 +252,32 @@ func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way 
 			read = r.walk
 		}
 		if err := read(ctx, r.search(alternative, w), w, counted); err != nil {
-			return 0, err
+			if !refused(err) || !r.refusable() {
+				return 0, err
+			}
+			r.sayRefused(err)
 		}
 		sum += r.pass.len()
 	}
 	return sum, nil
+}
+
+// statedTotal is what the last pages of a pass stated, where that is exact.
+type statedTotal struct {
+	sum   int64
+	pages int // that stated a total
+}
+
+// refusable reports whether a search that is refused leaves the others of the
+// unit to be made: an upstream that is searched by patient may refuse some.
+func (r *reader) refusable() bool { return r.spec.Scope == scopeCohort }
+
+// sayRefused notes that a search was refused. What it was stays out: it names
+// patients.
+func (r *reader) sayRefused(err error) {
+	r.summary.Proven = false
+	r.notes.add(jobs.SeverityError, fhir.IssueNotSupported,
+		"%s: searches by patient were refused; what they would have found is not in this export: %v", r.spec.Type, err)
 }
 
 // chain follows one search from its first page to its last.
@@ -265,6 +300,10 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 			next, seen = "", newIDSet()
 			continue
 		}
+		if next != "" && err != nil && refused(err) {
+			r.trouble = " A next link was refused."
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -278,6 +317,10 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 		}
 		switch {
 		case page.Next == "":
+			if r.spec.Paging.LastTotal && page.Total != nil {
+				r.stated.sum += *page.Total
+				r.stated.pages++
+			}
 			return nil
 		case !seen.add(page.Next):
 			r.trouble = " Its next links ran in a circle."

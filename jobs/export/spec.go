@@ -36,6 +36,8 @@ type readSpec struct {
 	Paging paging `json:"paging,omitzero"`
 	// Fine says that windows may be cut down to one page each.
 	Fine bool `json:"fine,omitempty"`
+	// Said says that the plan has told the client that no count proves the type.
+	Said bool `json:"said,omitempty"`
 	// Scope says which resources of the type the export may hold.
 	Scope scope `json:"scope"`
 	// Cohort is the storage key of the list of patients, at scopeCohort and
@@ -55,13 +57,16 @@ type paging struct {
 	NoNext bool `json:"noNext,omitempty"` // next links do not work
 	Direct int  `json:"direct,omitempty"` // resources on a page that is read directly; 0: none is
 	Fits   int  `json:"fits,omitempty"`   // resources on other pages; 0: as many as asked for
+	// LastTotal says that the total on a search's last page is exact, where there
+	// are no counts.
+	LastTotal bool `json:"lastTotal,omitempty"`
 }
 
 func pagingOf(f *upstream.Facts) paging {
 	return paging{
 		Sort:   f.LastUpdated == upstream.Works && f.Sort == upstream.Works,
 		NoNext: f.NextLinks == upstream.Refused || f.NextLinks == upstream.Ignored,
-		Direct: f.DirectSize, Fits: f.PageSize,
+		Direct: f.DirectSize, Fits: f.PageSize, LastTotal: f.LastPageTotal,
 	}
 }
 
