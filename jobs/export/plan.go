@@ -66,11 +66,12 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	} else if listed {
 		p.said.add(jobs.SeverityWarning, fhir.IssueNotFound, "No patient remains to be exported: the group has no current members, or none of the patients asked for belong to it.")
 	}
-	types := p.sort(p.typesOf(listed), listed)
+	all := p.typesOf(listed)
 	// The type that is known to have data first: it takes longest.
-	if i := slices.Index(types.whole, p.facts.ProbeType); i > 0 {
-		types.whole = slices.Insert(slices.Delete(types.whole, i, i+1), 0, p.facts.ProbeType)
+	if i := slices.Index(all, p.facts.ProbeType); i > 0 {
+		all = slices.Insert(slices.Delete(all, i, i+1), 0, p.facts.ProbeType)
 	}
+	types := p.sort(all, listed)
 	if len(types.byPatient) > 0 && !listed {
 		if settled := a.settled(); a.c.Now().Before(settled) {
 			return jobs.Result{}, &jobs.WaitError{Until: settled} // patients may still become visible
