@@ -1,6 +1,7 @@
 // Package disk keeps objects as files under one folder of a local file system.
 //
 //	Open        takes the folder for this process and sweeps what others left half-written
+//	output      blocks, past the page cache
 //	writer      .tmp/RANDOM -> flush, fsync -> rename to its key -> fsync of the folder
 //	Store.Open  a range of a file; List and Stat look at the same files
 //	RemoveAll   a folder, and the temporary files of writers under it
@@ -25,6 +26,7 @@ import (
 	"os"
 	"path"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
@@ -54,10 +56,11 @@ type Options struct {
 // A Store keeps objects under a folder. Open makes one.
 type Store struct {
 	root    *os.Root
-	self    *os.File // the folder itself, for statfs
-	lock    *os.File // flock is held until it is closed
-	minFree int64    // 0: no check
-	buffers sync.Pool
+	self    *os.File    // the folder itself, for statfs
+	lock    *os.File    // flock is held until it is closed
+	minFree int64       // 0: no check
+	buffers sync.Pool   // of *[bufferSize]byte, for outputs
+	direct  atomic.Bool // outputs may try it
 
 	mu      sync.Mutex           // orders making folders, renaming and dooming writers
 	writers map[*writer]struct{} // unfinished ones
@@ -76,6 +79,7 @@ func Open(path string, o Options) (*Store, error) {
 		writers: map[*writer]struct{}{},
 		durable: map[string]struct{}{},
 	}
+	s.direct.Store(true)
 	switch {
 	case o.MinFree == 0:
 		s.minFree = defaultMinFree

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +24,55 @@ import (
 )
 
 func TestStore(t *testing.T) {
-	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, t.TempDir()) })
+	for _, direct := range []bool{true, false} { // as file systems do and do not allow it
+		t.Run(fmt.Sprintf("Direct=%t", direct), func(t *testing.T) {
+			storagetest.Run(t, func(t *testing.T) storage.Store {
+				s := open(t, t.TempDir())
+				s.direct.Store(direct)
+				return s
+			})
+		})
+	}
+}
+
+// Sizes around those of blocks and buffers come back as they were written, in
+// pieces that fit and that do not.
+func TestSizes(t *testing.T) {
+	for _, direct := range []bool{true, false} {
+		s := open(t, t.TempDir())
+		s.direct.Store(direct)
+		text := aligned()
+		text = append(text[:bufferSize:bufferSize], text...)
+		for i := range text {
+			text[i] = byte(i * i >> 7)
+		}
+		for _, size := range []int{0, 1, blockSize - 1, blockSize, blockSize + 1, bufferSize - 1, bufferSize, bufferSize + 1, len(text)} {
+			for _, piece := range []int{1000, blockSize, bufferSize, len(text)} {
+				key := fmt.Sprintf("a/%d-%d", size, piece)
+				w, err := s.Create(t.Context(), key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for p := range slices.Chunk(text[:size], piece) {
+					if _, err := w.Write(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := w.Commit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r, err := s.Open(t.Context(), key, 0, -1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(r)
+				if err != nil || !bytes.Equal(got, text[:size]) {
+					t.Errorf("direct %t: %d bytes in pieces of %d come back as %d bytes, %v", direct, size, piece, len(got), err)
+				}
+				_ = r.Close()
+			}
+		}
+	}
 }
 
 func open(t *testing.T, path string) *Store {
@@ -195,7 +245,8 @@ func TestFullWhileWriting(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := created.(*writer)
-		w.buf.Reset(full)
+		_ = w.out.file.Close()
+		w.out.file = full
 		_, werr := w.Write(make([]byte, size))
 		if (werr != nil) != (size > bufferSize) || werr != nil && !errors.Is(werr, storage.ErrFull) {
 			t.Errorf("Write of %d bytes = %v, want ErrFull once the buffer is full", size, werr)

@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -15,9 +14,6 @@ import (
 	"spillway/storage"
 )
 
-// bufferSize is what a writer gathers before it writes to the file, in bytes.
-const bufferSize = 256 << 10
-
 var (
 	errRemoved = errors.New("disk: the object was removed while it was being written")
 	errClosed  = errors.New("disk: the writer has committed or aborted already")
@@ -27,10 +23,10 @@ var (
 type writer struct {
 	s       *Store
 	key     string
-	temp    string        // path of the temporary file
-	file    *os.File      // nil after Commit and Abort
-	buf     *bufio.Writer // remembers the first error
-	removed atomic.Bool   // RemoveAll took it away
+	temp    string      // path of the temporary file
+	out     *output     // nil after Commit and Abort
+	err     error       // first of Write
+	removed atomic.Bool // RemoveAll took it away
 }
 
 // Create begins an object. See storage.Store.
@@ -48,22 +44,16 @@ func (s *Store) Create(ctx context.Context, key string) (storage.Writer, error) 
 		return nil, failed("create", err)
 	}
 	w := &writer{s: s, key: key, temp: path.Join(tempFolder, "."+rand.Text())}
-	f, err := s.root.OpenFile(w.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := s.takeOutput(w.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, failed("create", err)
 	}
-	if err := f.Chmod(0o600); err != nil { // the umask may have taken bits away
-		_ = f.Close()
+	if err := out.file.Chmod(0o600); err != nil { // the umask may have taken bits away
+		_ = s.giveBack(out)
 		_ = s.root.Remove(w.temp)
 		return nil, failed("create", err)
 	}
-	w.file = f
-	if b, ok := s.buffers.Get().(*bufio.Writer); ok {
-		b.Reset(f)
-		w.buf = b
-	} else {
-		w.buf = bufio.NewWriterSize(f, bufferSize)
-	}
+	w.out = out
 	s.mu.Lock()
 	s.writers[w] = struct{}{}
 	s.mu.Unlock()
@@ -72,30 +62,38 @@ func (s *Store) Create(ctx context.Context, key string) (storage.Writer, error) 
 
 // Write takes bytes of the object. storage.ErrFull if the file system is full.
 func (w *writer) Write(p []byte) (int, error) {
-	if w.file == nil {
+	switch {
+	case w.out == nil:
 		return 0, errClosed
-	}
-	if w.removed.Load() {
+	case w.removed.Load():
 		return 0, errRemoved
+	case w.err != nil:
+		return 0, w.err
 	}
-	n, err := w.buf.Write(p)
+	n, err := w.out.Write(p)
 	if err != nil {
-		return n, failed("write", err)
+		w.err = failed("write", err)
 	}
-	return n, nil
+	return n, w.err
 }
 
 // Commit makes the object visible and durable: bytes first, then the folders
 // above it, then the name.
 func (w *writer) Commit(ctx context.Context) error {
-	if w.file == nil {
+	if w.out == nil {
 		return errClosed
 	}
 	defer func() { _ = w.discard() }() // after the rename there is nothing left to discard
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := w.buf.Flush(); err != nil {
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.out.flush(); err != nil {
+		return failed("write", err)
+	}
+	if err := w.out.file.Truncate(w.out.size()); err != nil {
 		return failed("write", err)
 	}
 	now := time.Now() // the last write may be long ago
@@ -107,7 +105,7 @@ func (w *writer) Commit(ctx context.Context) error {
 	if err := w.makeParents(); err != nil {
 		return err
 	}
-	if err := w.file.Sync(); err != nil {
+	if err := w.out.file.Sync(); err != nil {
 		return failed("sync", err)
 	}
 	if err := w.syncParents(); err != nil {
@@ -132,14 +130,11 @@ func (w *writer) Abort() error {
 
 // discard closes the temporary file and removes it, if it is still there.
 func (w *writer) discard() error {
-	if w.file == nil {
+	if w.out == nil {
 		return nil
 	}
-	err := w.file.Close()
-	w.file = nil
-	w.buf.Reset(nil)
-	w.s.buffers.Put(w.buf)
-	w.buf = nil
+	err := w.s.giveBack(w.out)
+	w.out = nil
 
 	w.s.mu.Lock()
 	_, unfinished := w.s.writers[w]
