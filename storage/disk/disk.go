@@ -3,6 +3,7 @@
 //	Open        takes the folder for this process and sweeps what others left half-written
 //	output      blocks, past the page cache
 //	writer      .tmp/RANDOM -> flush, fsync -> rename to its key -> fsync of the folder
+//	packs       objects that lie one after another in a file, if wanted
 //	Store.Open  a range of a file; List and Stat look at the same files
 //	RemoveAll   a folder, and the temporary files of writers under it
 //
@@ -48,6 +49,12 @@ type Options struct {
 	// MinFree is how many bytes must be free on the file system for Ready and
 	// Create to succeed. Zero means 1 GiB; a negative number means no check.
 	MinFree int64
+	// Pack names the group of an object that goes into a pack, "" for one that
+	// is a file of its own. Objects of a group lie in a few files, one after
+	// another; Locate says where. Nil means that all are files of their own.
+	Pack func(key string) string
+	// PackSize is the size in bytes from which nothing more is added to a pack.
+	PackSize int64
 	// Logger gets a warning if the folder is open to other users. Nil means
 	// slog.Default.
 	Logger *slog.Logger
@@ -62,9 +69,12 @@ type Store struct {
 	buffers sync.Pool   // of *[bufferSize]byte, for outputs
 	direct  atomic.Bool // outputs may try it
 
-	mu      sync.Mutex           // orders making folders, renaming and dooming writers
-	writers map[*writer]struct{} // unfinished ones
-	durable map[string]struct{}  // folders whose entry in their parent is known to be on disk
+	packs *packs // nil: none
+
+	mu         sync.Mutex               // orders making folders, renaming and dooming writers
+	writers    map[*writer]struct{}     // unfinished ones
+	unfinished map[*packWriter]struct{} // the same in packs
+	durable    map[string]struct{}      // folders whose entry in their parent is known to be on disk
 }
 
 // Open takes the folder at path, which is made if it is missing, for this
@@ -75,9 +85,10 @@ func Open(path string, o Options) (*Store, error) {
 		o.Logger = slog.Default()
 	}
 	s := &Store{
-		minFree: o.MinFree,
-		writers: map[*writer]struct{}{},
-		durable: map[string]struct{}{},
+		minFree:    o.MinFree,
+		writers:    map[*writer]struct{}{},
+		unfinished: map[*packWriter]struct{}{},
+		durable:    map[string]struct{}{},
 	}
 	s.direct.Store(true)
 	switch {
@@ -86,15 +97,15 @@ func Open(path string, o Options) (*Store, error) {
 	case o.MinFree < 0:
 		s.minFree = 0
 	}
-	if err := s.open(path, o.Logger); err != nil {
+	if err := s.open(path, o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("disk: storage folder %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func (s *Store) open(path string, log *slog.Logger) error {
-	if err := makeRoot(path, log); err != nil {
+func (s *Store) open(path string, o Options) error {
+	if err := makeRoot(path, o.Logger); err != nil {
 		return err
 	}
 	var err error
@@ -110,7 +121,10 @@ func (s *Store) open(path string, log *slog.Logger) error {
 	if _, err := s.makeFolder(tempFolder); err != nil {
 		return err
 	}
-	return s.sweep()
+	if err := s.sweep(); err != nil || o.Pack == nil {
+		return err
+	}
+	return s.openPacks(o)
 }
 
 // makeRoot makes the folder where it is missing. An existing one keeps its
@@ -173,6 +187,9 @@ func (s *Store) Close() error {
 	var errs []error
 	if s.root != nil {
 		errs = append(errs, s.root.Close())
+	}
+	if s.packs != nil && s.packs.index != nil {
+		errs = append(errs, s.packs.index.Close())
 	}
 	for _, f := range []*os.File{s.self, s.lock} {
 		if f != nil {

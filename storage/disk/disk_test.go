@@ -35,6 +35,36 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// With all objects in packs the contract is the same.
+func TestPackedStore(t *testing.T) {
+	for _, direct := range []bool{true, false} {
+		t.Run(fmt.Sprintf("Direct=%t", direct), func(t *testing.T) {
+			storagetest.Run(t, func(t *testing.T) storage.Store {
+				s := openPacked(t, t.TempDir())
+				s.direct.Store(direct)
+				return s
+			})
+		})
+	}
+}
+
+func openPacked(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(path, Options{
+		MinFree: -1, Logger: slog.New(slog.DiscardHandler), PackSize: 1 << 20,
+		Pack: func(key string) string { return "all" },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			t.Errorf("Close = %v", err)
+		}
+	})
+	return s
+}
+
 // Sizes around those of blocks and buffers come back as they were written, in
 // pieces that fit and that do not.
 func TestSizes(t *testing.T) {

@@ -43,6 +43,9 @@ func (s *Store) takeOutput(name string, flags int) (*output, error) {
 		f, err = s.root.OpenFile(name, flags|unix.O_DIRECT, 0o600)
 	}
 	if errors.Is(err, unix.EINVAL) { // the file system does not do it
+		if direct && flags&os.O_EXCL != 0 {
+			_ = s.root.Remove(name) // it was made all the same
+		}
 		s.direct.Store(false)
 		direct = false
 		f, err = s.root.OpenFile(name, flags, 0o600)

@@ -30,12 +30,15 @@ func (r *reader) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, &r.Limi
 // Open returns a range of an object. See storage.Store. A negative offset is
 // an error.
 func (s *Store) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if offset < 0 {
+		return nil, errors.New("disk: negative offset")
+	}
+	if at, packed := s.placeOf(key); packed {
+		return s.openPacked(ctx, at, offset, length)
+	}
 	info, err := s.object(ctx, key)
 	if err != nil {
 		return nil, err
-	}
-	if offset < 0 {
-		return nil, errors.New("disk: negative offset")
 	}
 	// O_NONBLOCK, in case a pipe has taken the name since: opening one would
 	// otherwise wait for a writer.
@@ -60,8 +63,31 @@ func (s *Store) Open(ctx context.Context, key string, offset, length int64) (io.
 	return &reader{io.LimitedReader{R: f, N: length}, f}, nil
 }
 
+// openPacked returns a range of an object in a pack.
+func (s *Store) openPacked(ctx context.Context, at place, offset, length int64) (io.ReadCloser, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := s.root.OpenFile(at.Pack, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, notFound("open", err)
+	}
+	offset = min(offset, at.Size)
+	if length < 0 {
+		length = at.Size
+	}
+	if _, err := f.Seek(at.Offset+offset, io.SeekStart); err != nil {
+		_ = f.Close()
+		return nil, failed("open", err)
+	}
+	return &reader{io.LimitedReader{R: f, N: min(length, at.Size-offset)}, f}, nil
+}
+
 // Stat describes an object. See storage.Store.
 func (s *Store) Stat(ctx context.Context, key string) (storage.Object, error) {
+	if at, packed := s.placeOf(key); packed {
+		return storage.Object{Key: key, Size: at.Size, Modified: at.Time}, ctx.Err()
+	}
 	info, err := s.object(ctx, key)
 	if err != nil {
 		return storage.Object{}, err
@@ -103,6 +129,37 @@ func notFound(step string, err error) error {
 // List yields the objects under a prefix in key order. See storage.Store.
 // Links and special files are passed over.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+	files := s.files(ctx, prefix)
+	if s.packs == nil {
+		return files
+	}
+	return func(yield func(storage.Object, error) bool) {
+		packed := s.packed(prefix)
+		for o, err := range files {
+			for err == nil && len(packed) > 0 && packed[0].Key < o.Key {
+				if !yield(packed[0], nil) {
+					return
+				}
+				packed = packed[1:]
+			}
+			if !yield(o, err) || err != nil {
+				return
+			}
+		}
+		for _, o := range packed {
+			if err := ctx.Err(); err != nil {
+				yield(storage.Object{}, err)
+				return
+			}
+			if !yield(o, nil) {
+				return
+			}
+		}
+	}
+}
+
+// files yields the objects that are files of their own.
+func (s *Store) files(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
 	return func(yield func(storage.Object, error) bool) {
 		if err := ctx.Err(); err != nil {
 			yield(storage.Object{}, err)

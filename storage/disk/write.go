@@ -43,6 +43,14 @@ func (s *Store) Create(ctx context.Context, key string) (storage.Writer, error) 
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, failed("create", err)
 	}
+	if s.packs != nil {
+		if group := s.packs.groupOf(key); group != "" {
+			return s.createPacked(key, group)
+		}
+		if _, taken := s.placeOf(key); taken {
+			return nil, storage.ErrExists
+		}
+	}
 	w := &writer{s: s, key: key, temp: path.Join(tempFolder, "."+rand.Text())}
 	out, err := s.takeOutput(w.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
@@ -248,6 +256,11 @@ func (s *Store) RemoveAll(ctx context.Context, prefix string) error {
 		return err
 	}
 	errs := s.doom(folder)
+	if s.packs != nil {
+		if err := s.removePacked(folder); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	info, err := s.lstat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
