@@ -14,10 +14,20 @@ import (
 	"spillway/storage"
 )
 
+// An assembler makes the files of a directory of what lies in its storage.
+type assembler struct {
+	workdir
+	locate locator
+	lie    map[string]int // how many segments lie in a file of the storage
+}
+
 // assemble moves the files of a completed job from storage to their names in
 // the directory, and writes the manifest last. It may be repeated after an
 // interruption at any moment. step is told the bytes of each file that is whole.
-func (w workdir) assemble(ctx context.Context, j *jobs.Job, step func(bytes int64)) error {
+func (w *assembler) assemble(ctx context.Context, j *jobs.Job, step func(bytes int64)) error {
+	if err := w.look(ctx, j.Files); err != nil {
+		return err
+	}
 	for _, f := range j.Files {
 		if err := w.assembleFile(ctx, f); err != nil {
 			return fmt.Errorf("assembling %s: %w", f.Name, err)
@@ -51,7 +61,7 @@ func storedSize(f jobs.File) (n int64) {
 	return n
 }
 
-func (w workdir) assembleFile(ctx context.Context, f jobs.File) error {
+func (w assembler) assembleFile(ctx context.Context, f jobs.File) error {
 	name := fileName(f)
 	if !storage.ValidKey(name) || filepath.Base(name) != name {
 		return fmt.Errorf("%q is no name for a file", name)
@@ -65,29 +75,76 @@ func (w workdir) assembleFile(ctx context.Context, f jobs.File) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	if len(f.Segments) == 1 {
-		return w.place(f.Segments[0], place)
+	at, alone, err := w.alone(ctx, f)
+	if err != nil || !alone {
+		return errors.Join(err, w.join(ctx, f, place))
 	}
-	return w.join(ctx, f, place)
+	return w.place(at, storedSize(f), place)
 }
 
-// place gives the only segment of a file its name.
-func (w workdir) place(s jobs.Segment, place string) error {
-	have, err := os.Stat(w.segment(s))
+// look finds out what lies together.
+func (w *assembler) look(ctx context.Context, files []jobs.File) error {
+	w.lie = make(map[string]int)
+	for _, f := range files {
+		for _, s := range f.Segments {
+			switch file, _, err := w.locate(ctx, s.Key); {
+			case err == nil:
+				w.lie[file]++
+			case !errors.Is(err, storage.ErrNotFound): // else an earlier run has moved it
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// alone reports whether a file holds the segments of f, one after another, and
+// no others.
+func (w assembler) alone(ctx context.Context, f jobs.File) (file string, alone bool, err error) {
+	var end int64
+	for i, s := range f.Segments {
+		at, offset, err := w.locate(ctx, s.Key)
+		if err != nil {
+			return "", false, err
+		}
+		if i > 0 && (at != file || s.Encoding == jobs.EncodingGzip) || offset != end {
+			return "", false, nil
+		}
+		file, end = at, end+s.StoredSize
+	}
+	return file, w.lie[file] == len(f.Segments), nil
+}
+
+// place gives a file its name. What is behind its size are leftovers.
+func (w assembler) place(file string, size int64, place string) (err error) {
+	have, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return err
+	case have.Size() < size:
+		return errSegmentSize
+	case have.Size() > size:
+		if err := cut(file, size); err != nil {
+			return err
+		}
+	}
+	return os.Rename(file, place)
+}
+
+// cut makes a file shorter.
+func cut(file string, size int64) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	if have.Size() != s.StoredSize {
-		return errSegmentSize
-	}
-	return os.Rename(w.segment(s), place)
+	return errors.Join(f.Truncate(size), f.Sync(), f.Close())
 }
 
 var errSegmentSize = errors.New("a segment has not the size that was recorded; remove the directory and export again")
 
 // join appends the segments of a file, and frees their space when it is whole.
 // gzip segments become one gzip member.
-func (w workdir) join(ctx context.Context, f jobs.File, place string) error {
+func (w assembler) join(ctx context.Context, f jobs.File, place string) error {
 	joined := filepath.Join(w.state(), "joining")
 	packed := f.Segments[0].Encoding == jobs.EncodingGzip
 	if err := writeWhole(joined, func(out *os.File) error {
@@ -100,7 +157,7 @@ func (w workdir) join(ctx context.Context, f jobs.File, place string) error {
 			if err := ctx.Err(); err != nil {
 				return context.Cause(ctx)
 			}
-			if err := w.appendSegment(out, s); err != nil {
+			if err := w.appendSegment(ctx, out, s); err != nil {
 				return err
 			}
 		}
@@ -116,15 +173,20 @@ func (w workdir) join(ctx context.Context, f jobs.File, place string) error {
 		return err
 	}
 	for _, s := range f.Segments {
-		if err := os.Remove(w.segment(s)); err != nil {
+		// Those that lie in a file with others go with the storage.
+		if err := os.Remove(w.segment(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w workdir) appendSegment(out *os.File, s jobs.Segment) error {
-	in, err := os.Open(w.segment(s))
+func (w assembler) appendSegment(ctx context.Context, out *os.File, s jobs.Segment) error {
+	file, from, err := w.locate(ctx, s.Key)
+	if err != nil {
+		return err
+	}
+	in, err := os.Open(file)
 	if err != nil {
 		return err
 	}
@@ -133,16 +195,16 @@ func (w workdir) appendSegment(out *os.File, s jobs.Segment) error {
 	if err != nil {
 		return err
 	}
-	if have.Size() != s.StoredSize {
+	if have.Size() < from+s.StoredSize {
 		return errSegmentSize
 	}
 	wanted := s.StoredSize
 	if s.Encoding == jobs.EncodingGzip {
 		offset, length := s.Blocks()
-		if _, err := in.Seek(offset, io.SeekStart); err != nil {
-			return err
-		}
-		wanted = length
+		from, wanted = from+offset, length
+	}
+	if _, err := in.Seek(from, io.SeekStart); err != nil {
+		return err
 	}
 	_, err = io.CopyN(out, in, wanted) // between two files the kernel copies
 	return err

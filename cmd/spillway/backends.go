@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"path"
+	"strings"
 	"time"
 
 	"spillway/cmd/spillway/internal/config"
@@ -72,12 +74,25 @@ func (e *engine) openFiles(ctx context.Context, c *config.Config, log *slog.Logg
 	if minFree == 0 {
 		minFree = -1 // 0 would mean the default
 	}
-	s, err := disk.Open(c.Storage.DiskPath, disk.Options{MinFree: minFree, Logger: log})
+	o := disk.Options{MinFree: minFree, Logger: log}
+	if c.Storage.Packed {
+		o.Pack, o.PackSize = packOf, c.Export.FileSize
+	}
+	s, err := disk.Open(c.Storage.DiskPath, o)
 	if err != nil {
 		return fmt.Errorf("cannot open the storage: %w", err)
 	}
+	e.locate = s.Locate
 	e.files, e.closers = s, append(e.closers, s.Close)
 	return nil
+}
+
+// packOf names the pack of a segment after its type; "" for what is no segment.
+func packOf(key string) string {
+	if _, name, ok := strings.Cut(path.Base(key), "."); ok && strings.HasSuffix(name, ".ndjson") {
+		return name
+	}
+	return ""
 }
 
 // openBucket opens the bucket and does in it what an export will do.

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -26,6 +28,9 @@ type engine struct {
 	store    jobs.Store
 	files    storage.Store
 	links    storage.Linker // nil: there are none
+	locate   locator        // of files on disk
+	ending   chan struct{}  // closed when the first export is about to end
+	end      sync.Once      // closes it
 	warnings []string       // of store and storage, for the operator
 	process  string         // the name of this one
 	shared   bool           // other processes may use the store
@@ -36,9 +41,12 @@ type engine struct {
 	worker   *worker.Worker
 }
 
+// A locator says in which file an object lies, and from where on.
+type locator = func(ctx context.Context, key string) (file string, offset int64, err error)
+
 // openEngine opens store and storage. build puts the rest together.
 func openEngine(ctx context.Context, c *config.Config, log *slog.Logger) (*engine, error) {
-	e := &engine{process: processName(), shared: c.Store.Redis.URL != ""}
+	e := &engine{process: processName(), ending: make(chan struct{}), shared: c.Store.Redis.URL != ""}
 	err := e.openStore(ctx, c, log)
 	if err == nil {
 		err = e.openFiles(ctx, c, log)
@@ -89,10 +97,13 @@ func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.
 	if c.Storage.Bucket.Presign > 0 {
 		x.Links = e.links
 	}
+	if c.Storage.Packed {
+		x.Locate = e.locate
+	}
 	e.exporter = export.New(x)
 	limits := limitsOf(c)
 	e.worker = worker.New(worker.Config{
-		Store: e.store, Prepare: e.learn, Run: e.exporter.Run, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
+		Store: e.store, Prepare: e.learn, Run: e.perform, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
 		Revoked: o.revoked, Observe: o.observe,
 		OrphanAge: limits.Retention, Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: e.process,
 		Registerer: metrics, Logger: log,
@@ -134,6 +145,15 @@ func (e *engine) run(ctx context.Context, work bool) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// perform performs a unit.
+func (e *engine) perform(ctx context.Context, j *jobs.Job, l *jobs.Lease, save func(context.Context, json.RawMessage) error) (jobs.Result, error) {
+	r, err := e.exporter.Run(ctx, j, l, save)
+	if err == nil && l.Unit.Kind == jobs.UnitFinish {
+		e.end.Do(func() { close(e.ending) })
+	}
+	return r, err
 }
 
 // learn asks the upstream what it can do, so that the answer is there when the

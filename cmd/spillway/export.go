@@ -171,7 +171,8 @@ func (f *exportFlags) load(environ []string) (*config.Config, error) {
 	}
 	dir := workdir{f.out}
 	cfg.Store = config.Store{BoltPath: dir.store()}
-	cfg.Storage = config.Storage{DiskPath: dir.files(), MinFree: cfg.Storage.MinFree}
+	// Compressed segments are one file only once their frames are taken off.
+	cfg.Storage = config.Storage{DiskPath: dir.files(), MinFree: cfg.Storage.MinFree, Packed: !f.gzip}
 	// An interrupted export may be resumed months later; the directory ends
 	// its life, not a clock.
 	cfg.Export.Retention = 100 * 365 * 24 * time.Hour
@@ -279,7 +280,7 @@ func (r *exportRun) run(ctx context.Context, cfg *config.Config, client *upstrea
 		return fmt.Errorf("the export failed: %s", inWords(j))
 	}
 	assembling := phase{name: "assembling", total: storedSizes(j.Files), count: bytesText}
-	if err := r.dir.assemble(ctx, j, func(bytes int64) {
+	if err := (&assembler{workdir: r.dir, locate: engine.locate}).assemble(ctx, j, func(bytes int64) {
 		assembling.done += bytes
 		r.display.show(assembling)
 	}); err != nil {
@@ -342,8 +343,12 @@ func (r *exportRun) job(ctx context.Context, e *engine) (jobs.ID, error) {
 	return j.ID, e.store.Create(ctx, j, first)
 }
 
-// look is how often the progress is read.
-const look = 250 * time.Millisecond
+// How often the progress is read: usually, and when nothing is left but to note
+// the end.
+const (
+	look      = 250 * time.Millisecond
+	lookAtEnd = 5 * time.Millisecond
+)
 
 // work performs the export and returns it when it has ended.
 func (r *exportRun) work(ctx context.Context, e *engine, id jobs.ID) (*jobs.Job, error) {
@@ -354,7 +359,7 @@ func (r *exportRun) work(ctx context.Context, e *engine, id jobs.ID) (*jobs.Job,
 	var last *jobs.Job
 	g.Go(func() error {
 		defer ended()
-		tick := time.NewTicker(look)
+		tick, ending := time.NewTicker(look), e.ending
 		defer tick.Stop()
 		for {
 			j, err := e.store.Get(gctx, id)
@@ -369,6 +374,9 @@ func (r *exportRun) work(ctx context.Context, e *engine, id jobs.ID) (*jobs.Job,
 			case <-gctx.Done():
 				return context.Cause(ctx)
 			case <-tick.C:
+			case <-ending:
+				ending = nil
+				tick.Reset(lookAtEnd)
 			}
 		}
 	})

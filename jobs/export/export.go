@@ -30,6 +30,11 @@ type Config struct {
 	// Links makes one object of each file, beside its segments, for clients that
 	// fetch it without the gateway. It is the same storage. Nil means none.
 	Links storage.Linker
+	// Locate says in which file of the storage an object lies, and from where
+	// on, if there are several in one. Segments of one type that lie in one are
+	// then one file of the manifest, in the order in which they lie, so that it
+	// need not be put together. Nil: each object is a file of its own.
+	Locate func(ctx context.Context, key string) (file string, offset int64, err error)
 	// Encoding is how segments are stored. Empty means gzip.
 	Encoding jobs.Encoding
 	// Settle is how long after the transaction time the upstream may still

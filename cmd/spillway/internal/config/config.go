@@ -112,6 +112,7 @@ type Redis struct {
 type Storage struct {
 	DiskPath string
 	MinFree  int64 // free space below which nothing new is written
+	Packed   bool  // on disk segments lie one after another in few files
 	Bucket   Bucket
 }
 
