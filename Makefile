@@ -11,7 +11,7 @@ LINT     := bin/golangci-lint
 
 # Servers that tests start by themselves where they find them: redis-server (from the system), and what `make services` brings.
 SERVICES := bin/services
-export PATH := $(CURDIR)/$(SERVICES):$(CURDIR)/$(SERVICES)/node_modules/.bin:$(PATH)
+export PATH := $(CURDIR)/$(SERVICES):$(CURDIR)/$(SERVICES)/node_modules/.bin:$(CURDIR)/$(SERVICES)/python/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 
@@ -64,10 +64,12 @@ bench: ## Go benchmarks, and test/bench where it exists
 ##@ House
 
 .PHONY: services
-services: ## S3, Google Cloud and Azure storage servers for the tests, into bin/services (needs Node.js for the last)
+services: ## storage servers of three kinds and a bulk client of others for the tests, into bin/services (needs Node.js and Python)
 	GOBIN=$(CURDIR)/$(SERVICES) $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	GOBIN=$(CURDIR)/$(SERVICES) $(GO) install github.com/fsouza/fake-gcs-server@v1.56.1
 	npm install --prefix $(SERVICES) --no-audit --no-fund --silent azurite@3.37.0
+	python3 -m venv $(SERVICES)/python
+	$(SERVICES)/python/bin/pip install --quiet --disable-pip-version-check smart-fetch==1.0.3
 
 .PHONY: clean
 clean: ## remove what was built, here and below test/
