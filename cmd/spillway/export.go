@@ -17,6 +17,7 @@ import (
 	"spillway/gateway"
 	"spillway/jobs"
 	"spillway/upstream"
+	"spillway/upstream/fhir"
 )
 
 // exportFlags is the command line of export.
@@ -26,6 +27,7 @@ type exportFlags struct {
 
 	types, typeFilters, elements, associated []string
 	since, until                             string
+	sinceIncomplete                          bool
 	patients, lenient                        bool
 	group                                    string
 	patientIDs                               []string
@@ -47,6 +49,7 @@ The path of manifest.json is all that is written to standard output. An
 interrupted export is resumed by the same command. A finished directory is
 never overwritten.`,
 		Example: `  spillway export --upstream https://fhir.example.org/fhir --out all
+  spillway export --upstream https://fhir.example.org/fhir --out runs/2026-06-02 --since last
   spillway export --upstream https://fhir.example.org/fhir --out since-june \
       --type Patient,Observation --type-filter 'Observation?status=final' \
       --since 2026-06-01T00:00:00Z --header 'Authorization: @token.txt'`,
@@ -56,7 +59,8 @@ never overwritten.`,
 	s.StringVar(&f.upstream, "upstream", "", "FHIR base `URL` to export from")
 	s.StringVar(&f.out, "out", "", "`directory` to fill; new, empty, or of an interrupted export")
 	s.StringSliceVar(&f.types, "type", nil, "resource `types`, separated by commas (default all)")
-	s.StringVar(&f.since, "since", "", "only what changed at or after this `instant`, such as 2026-06-01T00:00:00Z")
+	s.StringVar(&f.since, "since", "", "only what changed at or after this `instant`, such as 2026-06-01T00:00:00Z; or since the last run beside --out (last), or the run in a directory (last:DIR)")
+	s.BoolVar(&f.sinceIncomplete, "since-incomplete", false, "continue that run even if it had errors")
 	s.StringVar(&f.until, "until", "", "only what changed up to this `instant`")
 	s.StringArrayVar(&f.typeFilters, "type-filter", nil, "a `search` that resources of its type must match, such as 'Observation?status=final'; several are alternatives")
 	s.BoolVar(&f.patients, "patients", false, "only Patients and what belongs to them")
@@ -90,6 +94,10 @@ func runExport(ctx context.Context, c console, f exportFlags) error {
 	if err := dir.check(); err != nil {
 		return err
 	}
+	earlier, err := f.continued(cfg, dir)
+	if err != nil {
+		return err
+	}
 	display := newDisplay(c.err, f.quiet, f.logFormat)
 	defer display.close()
 	log := newLogger(display, f.logLevel, f.logFormat)
@@ -104,11 +112,15 @@ func runExport(ctx context.Context, c console, f exportFlags) error {
 	if err != nil {
 		return err
 	}
-	request, err := f.request(ctx, cfg, client)
-	if err != nil {
+	record := runRecord{Upstream: cfg.Upstream.URL.String(), Gzip: f.gzip}
+	if earlier != nil {
+		record.SinceIncomplete, record.SinceFlag = earlier.incomplete, f.since
+		f.since = fhir.FormatInstant(earlier.TransactionTime)
+		display.note("continuing the export of %s", f.since)
+	}
+	if record.Request, err = f.request(ctx, cfg, client, earlier); err != nil {
 		return interruptedBefore(ctx, err)
 	}
-	record := runRecord{Upstream: cfg.Upstream.URL.String(), Gzip: f.gzip, Request: request}
 	resumed, err := dir.claim(record)
 	if err != nil {
 		return err
@@ -181,20 +193,14 @@ func (f *exportFlags) load(environ []string) (*config.Config, error) {
 
 // request parses the flags through the gateway's parser, so that a client of
 // the gateway and a user of the command line are told the same.
-func (f *exportFlags) request(ctx context.Context, cfg *config.Config, client *upstream.Client) (jobs.Request, error) {
+// earlier is the run that it continues, or nil.
+func (f *exportFlags) request(ctx context.Context, cfg *config.Config, client *upstream.Client, earlier *earlierRun) (jobs.Request, error) {
 	capabilities, err := client.Capabilities(ctx)
 	if err != nil {
 		return jobs.Request{}, err
 	}
-	level, path := jobs.LevelSystem, "/$export"
-	switch {
-	case f.group != "":
-		level, path = jobs.LevelGroup, "/Group/"+url.PathEscape(f.group)+"/$export"
-	case f.patients || len(f.patientIDs) > 0:
-		level, path = jobs.LevelPatient, "/Patient/$export"
-	}
-	params := f.params()
-	request, err := gateway.ParseRequest(level, f.group, params, f.lenient, capabilities, time.Now())
+	level, _ := f.level()
+	request, err := gateway.ParseRequest(level, f.group, f.params(), f.lenient, capabilities, earlier.clock(time.Now()))
 	if err != nil {
 		var problem *gateway.Problem
 		if errors.As(err, &problem) {
@@ -202,11 +208,30 @@ func (f *exportFlags) request(ctx context.Context, cfg *config.Config, client *u
 		}
 		return jobs.Request{}, err
 	}
-	request.URL = cfg.Upstream.URL.String() + path
-	if len(params) > 0 {
-		request.URL += "?" + params.Encode()
+	request.URL = f.kickOffURL(cfg).String()
+	if earlier != nil {
+		earlier.into(&request)
 	}
 	return request, nil
+}
+
+// level returns where the kick-off is, and its path below the base.
+func (f *exportFlags) level() (jobs.Level, string) {
+	switch {
+	case f.group != "":
+		return jobs.LevelGroup, "/Group/" + url.PathEscape(f.group) + "/$export"
+	case f.patients || len(f.patientIDs) > 0:
+		return jobs.LevelPatient, "/Patient/$export"
+	}
+	return jobs.LevelSystem, "/$export"
+}
+
+// kickOffURL is the address that a client would kick this export off at.
+func (f *exportFlags) kickOffURL(cfg *config.Config) *url.URL {
+	_, path := f.level()
+	u := cfg.Upstream.URL.JoinPath(path)
+	u.RawQuery = f.params().Encode()
+	return u
 }
 
 // params are the kick-off parameters that the flags stand for.

@@ -43,7 +43,11 @@ type runRecord struct {
 	Upstream string       `json:"upstream"`
 	Gzip     bool         `json:"gzip"`
 	Request  jobs.Request `json:"request"`
-	Finished bool         `json:"finished"`
+	// SinceFlag is --since as it was given, where it names an earlier run.
+	SinceFlag string `json:"sinceFlag,omitempty"`
+	// SinceIncomplete says that that run had errors.
+	SinceIncomplete bool `json:"sinceIncomplete,omitempty"`
+	Finished        bool `json:"finished"`
 }
 
 const runVersion = 1

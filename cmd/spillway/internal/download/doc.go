@@ -4,6 +4,7 @@
 // and call files as the last path segments of their URLs.
 //
 //	manifest.go  Read: the manifest, as a server sent it
+//	issues.go    what its error files hold
 //	verify.go    Verify: all checks, several files at once
 //	file.go      one file: lines, types, ids, size, hashes
 //	lines.go     a file as lines, inflated, with the hashes of its segments

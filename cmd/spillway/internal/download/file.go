@@ -126,15 +126,11 @@ func (c *fileCheck) line(line []byte) {
 			c.found.add(BadLine, c.name, c.lines, "%v", err)
 		}
 	case jobs.KindOutcome:
-		issues, err := fhir.ReadOutcome(line)
-		if err != nil {
+		if _, err := fhir.ReadOutcome(line); err != nil {
 			c.found.add(BadLine, c.name, c.lines, "%v", err)
+			return
 		}
-		for _, i := range issues {
-			if i.Severity == fhir.SeverityError || i.Severity == fhir.SeverityFatal {
-				c.listed++
-			}
-		}
+		c.listed += errorsIn(line)
 	}
 }
 
