@@ -5,6 +5,7 @@
 //	main.go      what is measured, in which order, and what is printed
 //	process.go   processes, their CPU and memory, and the fake server's log
 //	fetch.go     the yardsticks: a raw fetch of the same pages, a crawl by next links
+//	share.go     exports against the raw fetch, for upstreams of several kinds
 //	hapi.go      the same data in a HAPI server
 //	passthrough.go  what is passed through, beside Caddy
 //	report.go    README.md and plot.svg

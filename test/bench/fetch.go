@@ -20,15 +20,18 @@ const (
 	bulkStart = "2024-01-03T09:00:00Z"
 )
 
+// rawBuffer is what the raw fetch reads at once, in bytes: as much as helps.
+const rawBuffer = 64 << 10
+
 // rawFetch reads the pages that an export of the fake server's bulk data reads,
 // a minute at a time, and throws them away. It looks at nothing but the next
 // link, so nothing that reads all pages is faster.
-func rawFetch(ctx context.Context, base string, resources, concurrency int) (time.Duration, error) {
+func rawFetch(ctx context.Context, base string, resources, concurrency int, gzip bool) (time.Duration, error) {
 	first, err := time.Parse(time.RFC3339, bulkStart)
 	if err != nil {
 		return 0, err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: concurrency}}
+	client := &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: concurrency, ReadBufferSize: rawBuffer}}
 	var pages atomic.Int64
 	began := time.Now()
 	g, ctx := errgroup.WithContext(ctx)
@@ -39,7 +42,7 @@ func rawFetch(ctx context.Context, base string, resources, concurrency int) (tim
 			from.Format(time.RFC3339), from.Add(time.Minute).Format(time.RFC3339))
 		g.Go(func() (err error) {
 			for url != "" && err == nil {
-				url, err = rawPage(ctx, client, url)
+				url, err = rawPage(ctx, client, url, gzip)
 				pages.Add(1)
 			}
 			return err
@@ -54,20 +57,24 @@ func rawFetch(ctx context.Context, base string, resources, concurrency int) (tim
 
 // rawPage reads one page and returns its next link, which stands before the
 // entries. Only as much is inflated as it takes to see it.
-func rawPage(ctx context.Context, client *http.Client, url string) (next string, err error) {
+func rawPage(ctx context.Context, client *http.Client, url string, zipped bool) (next string, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	r.Header.Set("Accept-Encoding", "gzip")
+	if zipped {
+		r.Header.Set("Accept-Encoding", "gzip")
+	}
 	resp, err := client.Do(r)
 	if err != nil {
 		return "", err
 	}
 	defer resp.Body.Close()
-	in, err := gzip.NewReader(resp.Body)
-	if err != nil {
-		return "", err
+	var in io.Reader = resp.Body
+	if zipped {
+		if in, err = gzip.NewReader(resp.Body); err != nil {
+			return "", err
+		}
 	}
 	head := make([]byte, 2<<10)
 	n, err := io.ReadFull(in, head)
@@ -79,7 +86,12 @@ func rawPage(ctx context.Context, client *http.Client, url string) (next string,
 			return "", err
 		}
 	}
-	_, err = io.Copy(io.Discard, resp.Body)
+	for buffer := make([]byte, rawBuffer); err == nil; {
+		_, err = resp.Body.Read(buffer)
+	}
+	if err == io.EOF {
+		err = nil
+	}
 	return next, err
 }
 

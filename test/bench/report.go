@@ -13,6 +13,7 @@ import (
 // A report is a table of figures.
 type report struct {
 	rows     []row
+	shares   []share // in the order of their table
 	rssSmall float64 // peak memory of the small export, in bytes
 }
 
@@ -41,12 +42,15 @@ func (r row) between() string {
 func (r *report) write(folder string) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# How fast Spillway is\n\nWritten by `test/bench/run`, on %s, on %s.\n\n", time.Now().UTC().Format(time.DateOnly), machine())
-	b.WriteString("The upstream is the fake server as a process of its own on the same machine: Observations of 1.4 kB, pages of 1000, gzip on the wire.\n" +
+	b.WriteString("The upstream is the fake server as a process of its own on the same machine: Observations of 1.4 kB, pages of 1000, not compressed on the wire unless it says so.\n" +
 		"So the upstream's work and Spillway's share the cores, and rates say more about both together than about Spillway; its CPU is its own.\n" +
-		"The raw fetch reads the same pages and throws them away uninflated. Medians; the range beside them.\n\n![rates and CPU](plot.svg)\n\n")
+		"The raw fetch reads the same pages and throws them away. Medians; the range beside them.\n\n![rates and CPU](plot.svg)\n\n")
 	b.WriteString("| what | median | range | unit | to reach |\n|---|---|---|---|---|\n")
 	for _, one := range r.rows {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", one.what, one.text(), one.between(), one.unit, one.goal)
+	}
+	if len(r.shares) > 0 {
+		b.Write(r.shareTable())
 	}
 	if err := os.WriteFile(filepath.Join(folder, "README.md"), b.Bytes(), 0o644); err != nil {
 		return err

@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	pageMax := flags.Int("page-max", 1000, "largest page")
 	latency := flags.Duration("latency", 0, "waited before every answer")
 	noGzip := flags.Bool("no-gzip", false, "compress nothing")
+	noDirect := flags.Bool("no-direct", false, "know no pages past the store of searches, as servers other than HAPI")
 	script := flags.String("script", "", "JSON `file` of faults")
 	transactions := flags.Bool("transactions", false, "print transaction Bundles instead of serving")
 	if err := flags.Parse(args); err != nil {
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	patientsGiven := false
 	flags.Visit(func(f *flag.Flag) { patientsGiven = patientsGiven || f.Name == "patients" })
 
-	o := fakefhir.Options{Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency, NoGzip: *noGzip}
+	o := fakefhir.Options{Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency, NoGzip: *noGzip, NoDirect: *noDirect}
 	if *bulk > 0 {
 		o.Bulk = fakefhir.Bulk(*bulk)
 	}
