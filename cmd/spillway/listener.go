@@ -41,7 +41,7 @@ func (l *listener) serve(handler http.Handler, limits config.ServerLimits, log *
 		MaxHeaderBytes:    int(limits.HeaderBytes),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		// No write timeout: a download may take hours. See bounded.
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: limits.Stall, WriteByteTimeout: limits.Stall},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: limits.Stall},
 	}
 }
 
