@@ -17,16 +17,17 @@ import (
 type reloader struct {
 	server *server
 	input  config.Input
-	seen   time.Time // when the file was last changed, as far as is known
+	every  time.Duration // between two looks at the file
+	seen   time.Time     // when it was last changed, as far as is known
 }
 
 func newReloader(s *server, input config.Input) *reloader {
-	r := &reloader{server: s, input: input}
+	r := &reloader{server: s, input: input, every: watchEvery}
 	r.seen = r.changed()
 	return r
 }
 
-// watchEvery is how often the file is looked at.
+// watchEvery is how often the file is looked at by default.
 const watchEvery = 5 * time.Second
 
 // changed returns when the file was last changed; zero: there is none.
@@ -47,7 +48,7 @@ func (r *reloader) Run(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	ticker := time.NewTicker(watchEvery)
+	ticker := time.NewTicker(r.every)
 	defer ticker.Stop()
 	for {
 		select {
@@ -114,6 +115,9 @@ func (s *server) reconfigure(ctx context.Context, c *config.Config) error {
 	}
 	if s.roster != nil {
 		s.roster.set(&c.Auth)
+		if err := s.roster.end(ctx, s.engine.store); err != nil {
+			s.log.WarnContext(ctx, "exports of clients that may have none any more could not be ended at once; workers will end them", "error", err)
+		}
 	}
 	s.record.setClients(c.Auth.Everybody())
 	if len(live) > 0 {

@@ -44,6 +44,25 @@ func (r *roster) enabled(id string) bool {
 	return enabled || !listed && !r.closed
 }
 
+// end cancels the exports of clients that may have none any more. Workers would do
+// so too, a while later.
+func (r *roster) end(ctx context.Context, store jobs.Store) error {
+	all, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, j := range all {
+		if j.State == jobs.Canceled || j.Version > jobs.RecordVersion || r.enabled(auth.ClientOf(j.Owner)) {
+			continue
+		}
+		if err := store.Cancel(ctx, j.ID); err != nil && !errors.Is(err, jobs.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // oversight is what a worker asks and tells, for the sake of authorization and
 // audit.
 type oversight struct {
@@ -90,7 +109,7 @@ func jobEvent(e worker.Event) audit.Event {
 	case jobs.Failed:
 		a.Outcome, a.Reason = audit.OutcomeFailed, "failed"
 	case jobs.Canceled:
-		a.Outcome, a.Reason = audit.OutcomeFailed, "canceled"
+		a.Reason = "canceled"
 	}
 	if e.Removed {
 		a.Kind, a.Outcome = audit.KindRemoval, audit.OutcomeDone
