@@ -95,7 +95,7 @@ func shared(x, y reflect.Value, path string) string {
 }
 
 func TestStages(t *testing.T) {
-	order := []UnitKind{UnitPlan, UnitSlice, UnitAssociated, UnitTail, UnitDeleted, UnitFinish, "from-the-future"}
+	order := []UnitKind{UnitPlan, UnitSlice, UnitTail, UnitAssociated, UnitDeleted, UnitFinish, "from-the-future"}
 	for i, kind := range order {
 		if kind.Stage() != i {
 			t.Errorf("%s is at stage %d, want %d", kind, kind.Stage(), i)

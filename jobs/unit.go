@@ -13,14 +13,14 @@ type UnitKind string
 const (
 	UnitPlan       UnitKind = "plan"       // learns, counts, and adds all units that follow
 	UnitSlice      UnitKind = "slice"      // reads one window
-	UnitAssociated UnitKind = "associated" // reads what belongs to exported resources, such as Provenance
 	UnitTail       UnitKind = "tail"       // reads what changed while the slices were read
+	UnitAssociated UnitKind = "associated" // reads what belongs to exported resources, such as Provenance
 	UnitDeleted    UnitKind = "deleted"    // lists deletions
 	UnitFinish     UnitKind = "finish"     // groups segments into files and ends the job
 )
 
 var stages = map[UnitKind]int{
-	UnitPlan: 0, UnitSlice: 1, UnitAssociated: 2, UnitTail: 3, UnitDeleted: 4, UnitFinish: 5,
+	UnitPlan: 0, UnitSlice: 1, UnitTail: 2, UnitAssociated: 3, UnitDeleted: 4, UnitFinish: 5,
 }
 
 // Stage returns the order of a kind: lower stages are worked off first.

@@ -89,6 +89,25 @@ func (p place) resolve(request *url.URL, link string) (*url.URL, error) {
 	return out, nil
 }
 
+// Relative returns what follows the upstream's base, or one of its aliases, in an
+// absolute http or https address, without a slash before it. ok is false if it leads
+// elsewhere.
+func (c *Client) Relative(address string) (rest string, ok bool) {
+	if rest, ok = strings.CutPrefix(address, c.place.base.String()+"/"); ok {
+		return rest, true
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", false
+	}
+	for _, base := range append([]*url.URL{c.place.base}, c.place.aliases...) {
+		if rest, ok = below(base, u); ok && rest != "" {
+			return rest[1:], true
+		}
+	}
+	return "", false
+}
+
 // below returns what of u's escaped path follows that of base, if u has the
 // same origin and lies at or under base.
 func below(base, u *url.URL) (rest string, ok bool) {

@@ -165,3 +165,27 @@ func FuzzNextLink(f *testing.F) {
 		}
 	})
 }
+
+func TestRelative(t *testing.T) {
+	c, err := New(Config{URL: parse(t, "https://fhir.example.org/base"), Aliases: []*url.URL{parse(t, "http://inner:8080/fhir")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		"https://fhir.example.org/base/Patient/1":     "Patient/1",
+		"https://FHIR.example.org:443/base/Patient/1": "Patient/1",
+		"http://inner:8080/fhir/Patient/1":            "Patient/1",
+		"http://fhir.example.org/base/Patient/1":      "",
+		"https://fhir.example.org/basement/Patient/1": "",
+		"https://fhir.example.org/base":               "",
+		"https://fhir.example.org/base/Patient?a=b":   "Patient?a=b",
+		"https://other.example.org/base/Patient/1":    "",
+		"http://x@inner:8080/fhir/Patient/1":          "",
+		"urn:uuid:1":                                  "",
+		"%":                                           "",
+	} {
+		if got, ok := c.Relative(address); got != want || ok != (want != "") {
+			t.Errorf("%s: got %q, %t, want %q", address, got, ok, want)
+		}
+	}
+}

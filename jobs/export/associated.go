@@ -1,221 +1,342 @@
 package export
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
-	"time"
+	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sync/errgroup"
 
 	"spillway/jobs"
 	"spillway/upstream/fhir"
 	"spillway/upstream/profile"
 )
 
-// wantsAssociated reports whether Provenance was asked for beside what is
-// exported, and is not exported as a type of its own.
-func (p *planner) wantsAssociated() bool {
+// ReferencedTypes are the types outside of the Patient compartment that an
+// export of patients holds where what it exports refers to them, and
+// Provenance, which is there where it is about what it exports. They are what
+// the certification rules of US health IT (45 CFR 170.315(g)(10)) expect beside
+// the compartment.
+func ReferencedTypes() []string {
+	return []string{"Location", "Medication", "Organization", "Practitioner", "PractitionerRole", provenance}
+}
+
+const provenance = "Provenance"
+
+// associatedSummary is what the associated unit leaves for finish.
+type associatedSummary struct {
+	Reads []readSummary `json:"reads,omitempty"`
+	Tail  []tailType    `json:"tail,omitempty"`
+}
+
+// associatedSpec returns what to read of what is exported beside what was asked
+// for: by includeAssociatedData, and at the levels of patients by configuration.
+func (p *planner) associatedSpec() associatedSpec {
 	request := p.job.Request
-	return len(request.IncludeAssociatedData) > 0 && !slices.Contains(request.Types, "Provenance")
+	asked := func(typ string) bool { return slices.Contains(request.Types, typ) }
+	var spec associatedSpec
+	if len(request.IncludeAssociatedData) > 0 && !asked(provenance) && p.searchable(provenance, "includeAssociatedData: ", true) {
+		spec.Provenance = true
+		spec.Latest = !slices.Contains(request.IncludeAssociatedData, jobs.RelevantProvenance)
+	}
+	if request.Level == jobs.LevelSystem {
+		return spec
+	}
+	for _, typ := range p.c.Referenced {
+		switch {
+		case len(request.Types) > 0 && !asked(typ), !p.searchable(typ, "", asked(typ)):
+		case typ == provenance:
+			spec.Provenance = true
+		case p.onlyRead(typ) && len(filtersOf(request, typ)) > 0:
+			p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream answers no search of it that _typeFilter could restrict.", typ)
+		case !p.release().InPatientCompartment(typ):
+			spec.Follow = append(spec.Follow, typ)
+		}
+	}
+	return spec
 }
 
-// planAssociated adds the unit that reads the Provenance of what is exported.
-// Source: Bulk Data Access IG, Export, "includeAssociatedData".
-func (p *planner) planAssociated(ctx context.Context) error {
-	if !p.facts.Capabilities.Can("Provenance", "search-type") {
-		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "includeAssociatedData: the upstream has no Provenance to search.")
-		return nil
+// searchable reports whether a type may be searched and can be. Why not is said
+// if it was asked for.
+func (p *planner) searchable(typ, why string, asked bool) bool {
+	code, problem := fhir.IssueNotSupported, ""
+	switch {
+	case !p.facts.Capabilities.Can(typ, "search-type") && (typ == provenance || !p.facts.Capabilities.Can(typ, "read")):
+		problem = "%s%s could not be exported: the upstream's statement does not offer to search it."
+	case typ == provenance && p.facts.Rule(typ).Search != profile.ScopeWhole:
+		problem = "%s%s could not be exported for what it is about: the upstream answers no search of every one."
+	case p.allowed.Access(typ).None():
+		code, problem = fhir.IssueForbidden, "%s%s was not exported: the scopes of this export do not allow it."
+	default:
+		return true
 	}
-	if p.allowed.Access("Provenance").None() {
-		p.said.add(jobs.SeverityError, fhir.IssueForbidden, "includeAssociatedData: Provenance was not exported: the scopes of this export do not allow it.")
-		return nil
+	if asked {
+		p.said.add(jobs.SeverityError, code, problem, why, typ)
 	}
-	if rule := p.facts.Rule("Provenance"); rule.Search != profile.ScopeWhole {
-		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "includeAssociatedData: the upstream answers no search of every Provenance, so none is in this export.")
-		return nil
-	}
-	read, err := p.readSpec("Provenance")
-	if err != nil {
-		return err
-	}
-	read.Scope = scopeAll // what it targets decides, not its own patient
-	read.Since = time.Time{}
-	counted, none, err := p.census(ctx, read)
-	if err != nil || none {
-		return err
-	}
-	windows, err := p.windows(ctx, read, counted)
-	if err != nil {
-		return err
-	}
-	spec := associatedSpec{
-		Read: read, Windows: windows,
-		Latest: !slices.Contains(p.job.Request.IncludeAssociatedData, jobs.RelevantProvenance),
-	}
-	p.units = append(p.units, jobs.Unit{ID: "associated-Provenance", Kind: jobs.UnitAssociated, Type: "Provenance", Spec: encode(spec)})
-	p.summary.Types = append(p.summary.Types, plannedType{Type: "Provenance", Counted: -1, Read: read, Associated: true})
-	return nil
+	return false
 }
 
-// associated reads every Provenance and keeps those that target an exported
-// resource; with Latest, of each target only the newest.
+// onlyRead reports whether resources of a type are read one by one, because no
+// search finds them.
+func (p *planner) onlyRead(typ string) bool {
+	return !p.facts.Capabilities.Can(typ, "search-type") || p.facts.Rule(typ).Search == profile.ScopeNone
+}
+
+// associated reads what belongs to exported resources: their Provenance, and
+// what they refer to. It runs when all else is there, so what the tail has added
+// counts as well.
 func (a *attempt) associated(ctx context.Context) (jobs.Result, error) {
 	spec, err := decodeSpec[associatedSpec](a.lease.Unit)
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	exported, err := a.exportedIDs(ctx)
+	account, err := a.account(ctx)
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	keep := func(resource []byte) (bool, error) {
-		return anyTarget(resource, exported.has)
+	x := &associator{
+		planner: &planner{attempt: a}, spec: spec, account: account,
+		wanted: make(map[string]*idSet), outputs: make(map[string]*output),
 	}
-	if spec.Latest {
-		newest, err := a.newestProvenance(ctx, spec, exported)
-		if err != nil {
-			return jobs.Result{}, err
+	defer func() {
+		for _, o := range x.outputs {
+			o.segments.abort()
 		}
-		keep = func(resource []byte) (bool, error) {
-			h, err := fhir.ReadHeader(resource)
-			return newest.has(h.ID), err
-		}
-	}
-	var (
-		said  notes
-		out   = a.newSegments(jobs.KindOutput, "Provenance")
-		write = a.lineWriter("Provenance", out)
-	)
-	defer out.abort()
-	summary, err := a.readProvenance(ctx, spec, &said, func(ctx context.Context, h fhir.Header, resource []byte) error {
-		wanted, err := keep(resource)
-		if err != nil || !wanted {
-			return err
-		}
-		return write(ctx, h, resource)
-	})
-	if err != nil {
+	}()
+	a.refs = a.newReferences(spec.Follow)
+	if err := x.run(ctx); err != nil {
 		return jobs.Result{}, err
 	}
-	segments, err := out.commit(ctx)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	summary.Exported = out.lines()
-	outcome, err := said.write(ctx, a)
-	if err != nil {
-		return jobs.Result{}, err
-	}
-	return jobs.Result{Segments: append(segments, outcome...), Summary: encode(summary)}, nil
+	return x.finished(ctx)
 }
 
-// readProvenance reads and proves all windows of the type.
-func (a *attempt) readProvenance(ctx context.Context, spec associatedSpec, said *notes, s sink) (readSummary, error) {
-	r := a.newReader(spec.Read, nil, said, s)
-	r.keepLate = true
-	for _, w := range spec.Windows {
-		if err := r.prove(ctx, w); err != nil {
+// An associator reads what belongs to exported resources.
+type associator struct {
+	*planner
+	spec    associatedSpec
+	account *account
+	wanted  map[string]*idSet // ids by type that are or were to be read
+
+	write   sync.Mutex // guards the rest, and a.refs
+	outputs map[string]*output
+	absent  map[string][]string // by type, ids that were not found
+	result  associatedSummary
+}
+
+// An output is the lines of one type.
+type output struct {
+	segments *segments
+	line     sink
+	tail     tailType
+	found    *idSet // ids that are on a line, or need none
+}
+
+func (x *associator) output(typ string) *output {
+	if x.outputs[typ] == nil {
+		s := x.newSegments(jobs.KindOutput, typ)
+		x.outputs[typ] = &output{segments: s, line: x.lineWriter(typ, s), tail: tailType{Type: typ}, found: newIDSet()}
+	}
+	return x.outputs[typ]
+}
+
+func (x *associator) run(ctx context.Context) error {
+	// Provenance refers to those who made and changed what it is about.
+	if x.spec.Provenance {
+		if err := x.provenance(ctx); err != nil {
+			return err
+		}
+	}
+	if len(x.spec.Follow) == 0 {
+		return nil
+	}
+	next, err := x.collected(ctx)
+	if err != nil {
+		return err
+	}
+	// What is referred to refers to more, such as a PractitionerRole to its
+	// Organization and that to the one that it is part of.
+	for len(next) > 0 {
+		for _, typ := range slices.Sorted(maps.Keys(next)) {
+			if err := x.fetch(ctx, typ, next[typ]); err != nil {
+				return err
+			}
+		}
+		next = make(map[string][]string)
+		if err := x.more(bytes.NewReader(x.refs.text), next); err != nil {
+			return err
+		}
+		x.refs.text = x.refs.text[:0]
+	}
+	x.sayAbsent()
+	return nil
+}
+
+// collected reads what the units so far, and this one, have found references to.
+func (x *associator) collected(ctx context.Context) (map[string][]string, error) {
+	found := make(map[string][]string)
+	for _, key := range x.account.references {
+		r, err := x.c.Storage.Open(ctx, key, 0, -1)
+		if err != nil {
+			return nil, fmt.Errorf("export: a list of references: %w", err)
+		}
+		err = x.more(r, found)
+		_ = r.Close()
+		if err != nil {
+			return nil, fmt.Errorf("export: a list of references: %w", err)
+		}
+	}
+	err := x.more(bytes.NewReader(x.refs.text), found)
+	x.refs.text = x.refs.text[:0]
+	return found, err
+}
+
+// more adds those references of a list that have not come before.
+func (x *associator) more(list io.Reader, found map[string][]string) error {
+	return eachLine(list, func(line []byte) error {
+		typ, id, _ := strings.Cut(string(line), "/")
+		if x.wanted[typ] == nil {
+			x.wanted[typ] = newIDSet()
+		}
+		if x.wanted[typ].add(id) {
+			found[typ] = append(found[typ], id)
+		}
+		return nil
+	})
+}
+
+// readers reads n parts of a type side by side, each by a reader of its own. s
+// is called by one at a time.
+func (x *associator) readers(ctx context.Context, read readSpec, n int, s sink, do func(ctx context.Context, r *reader, i int) error) (readSummary, error) {
+	total := readSummary{Type: read.Type, Proven: true}
+	one := func(ctx context.Context, h fhir.Header, resource []byte) error {
+		x.write.Lock()
+		defer x.write.Unlock()
+		return s(ctx, h, resource)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(x.c.PlanConcurrency)
+	for i := range n {
+		group.Go(func() error {
+			var said notes
+			r := x.newReader(read, nil, &said, one)
+			if err := do(ctx, r, i); err != nil {
+				return err
+			}
+			x.write.Lock()
+			defer x.write.Unlock()
+			total.add(r.summary.Counted, r.summary.Read)
+			total.Proven = total.Proven && r.summary.Proven
+			for _, note := range said.list {
+				x.said.append(note)
+			}
+			return nil
+		})
+	}
+	return total, group.Wait()
+}
+
+// windowed reads all of a type up to the transaction time.
+func (x *associator) windowed(ctx context.Context, read readSpec, counted int64, s sink) (readSummary, error) {
+	windows := []windowSpec{{To: read.Until, Counted: counted}}
+	if counted > 0 && !read.Whole {
+		var err error
+		how := cutting{limit: x.most(), parallel: x.c.PlanConcurrency}
+		if windows, err = cutWindows(ctx, x.newReader(read, nil, &notes{}, nil).countFunc(), windows[0], how); err != nil {
 			return readSummary{}, err
 		}
 	}
-	return r.summary, nil
+	return x.readers(ctx, read, len(windows), s, func(ctx context.Context, r *reader, i int) error {
+		return r.prove(ctx, windows[i])
+	})
 }
 
-// newestProvenance returns the ids of the Provenance resources that are the
-// newest of at least one exported target.
-func (a *attempt) newestProvenance(ctx context.Context, spec associatedSpec, exported *idSet) (*idSet, error) {
-	type candidate struct {
-		id string
-		at time.Time
+// changes returns what changed of some types after the transaction time, as far
+// as the upstream tells.
+func (x *associator) changes(ctx context.Context, types ...string) (changes, error) {
+	of := make(map[string]bool)
+	for _, typ := range types {
+		of[typ] = true
 	}
-	var said notes // the second reading says the same
-	best := make(map[[2]uint64]candidate)
-	_, err := a.readProvenance(ctx, spec, &said, func(_ context.Context, h fhir.Header, resource []byte) error {
-		at := recordedAt(h, resource)
-		_, err := anyTarget(resource, func(target string) bool {
-			if exported.has(target) {
-				key := exported.key(target)
-				if held, ok := best[key]; !ok || at.After(held.at) || at.Equal(held.at) && h.ID > held.id {
-					best[key] = candidate{id: h.ID, at: at}
-				}
+	found, since := make(changes), x.afterwards().From
+	if x.hasHistory() {
+		changed, unread, err := x.changesByHistory(ctx, of, since)
+		switch {
+		case err == nil:
+			found = changed
+			clear(of)
+			for _, typ := range unread {
+				of[typ] = true
 			}
-			return false // look at every target
-		})
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	newest := newIDSet()
-	for _, c := range best {
-		newest.add(c.id)
-	}
-	return newest, nil
-}
-
-// recordedAt is when a Provenance was recorded, or else last changed.
-func recordedAt(h fhir.Header, resource []byte) time.Time {
-	for _, s := range []string{recorded(resource), h.LastUpdated} {
-		if at, err := fhir.ParseDateTime(s); err == nil {
-			return at
+		case !denied(err) && !errors.Is(err, errChain):
+			return nil, err
 		}
 	}
-	return time.Time{}
-}
-
-// recorded returns the member of that name, "" if there is none.
-func recorded(resource []byte) string {
-	var p struct {
-		Recorded string `json:"recorded"`
-	}
-	if json.Unmarshal(resource, &p) != nil {
-		return ""
-	}
-	return p.Recorded
-}
-
-// anyTarget reports whether f is true of any target of a Provenance, as "Type/id".
-func anyTarget(resource []byte, f func(string) bool) (bool, error) {
-	found := false
-	err := fhir.References(resource, "target", func(reference string) bool {
-		if typ, id, ok := fhir.ParseReference(reference); ok && f(typ+"/"+id) {
-			found = true
+	for typ := range of {
+		if x.blind() {
+			break
 		}
-		return !found
-	})
-	if err != nil {
-		return false, malformed("Provenance", err)
+		queries, err := x.searches(typ)
+		if err != nil {
+			return nil, err
+		}
+		for _, query := range queries {
+			if err := x.changesBySearch(ctx, typ, query, since, found); err != nil && !denied(err) && !errors.Is(err, errChain) {
+				return nil, err
+			}
+		}
 	}
 	return found, nil
 }
 
-// exportedIDs reads back which resources the job's slices wrote, as "Type/id".
-func (a *attempt) exportedIDs(ctx context.Context) (*idSet, error) {
-	done, err := a.c.Jobs.Done(ctx, a.job.ID)
-	if err != nil {
-		return nil, err
-	}
-	ids := newIDSet()
-	for _, d := range done {
-		for _, s := range d.Result.Segments {
-			if s.Kind != jobs.KindOutput {
-				continue
-			}
-			if err := a.readLines(ctx, s, func(line []byte) error {
-				h, err := fhir.ReadHeader(line)
-				if err == nil {
-					ids.add(h.Type + "/" + h.ID)
-				}
-				return err
-			}); err != nil {
-				return nil, fmt.Errorf("export: reading a segment back: %w", err)
-			}
+// finished commits all that was written.
+func (x *associator) finished(ctx context.Context) (jobs.Result, error) {
+	var result jobs.Result
+	for _, typ := range slices.Sorted(maps.Keys(x.outputs)) {
+		o := x.outputs[typ]
+		written, err := o.segments.commit(ctx)
+		if err != nil {
+			return jobs.Result{}, err
+		}
+		result.Segments = append(result.Segments, written...)
+		if o.tail.Newer > 0 {
+			x.said.add(jobs.SeverityWarning, fhir.IssueProcessing,
+				"%s: %d resources changed after the transactionTime before they could be read, and the version of that time could not be had; they are here in a newer version.", typ, o.tail.Newer)
+		}
+		i := slices.IndexFunc(x.result.Reads, func(s readSummary) bool { return s.Type == typ })
+		if i < 0 {
+			continue
+		}
+		x.result.Reads[i].Exported = o.segments.lines() - o.tail.Past - o.tail.Newer
+		if o.tail != (tailType{Type: typ}) {
+			x.result.Tail = append(x.result.Tail, o.tail)
 		}
 	}
-	return ids, nil
+	outcome, err := x.said.write(ctx, x.attempt)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	result.Segments = append(result.Segments, outcome...)
+	result.Summary = encode(x.result)
+	return result, nil
+}
+
+// addRead gathers what was proven of a type over all rounds.
+func (x *associator) addRead(s readSummary) {
+	i := slices.IndexFunc(x.result.Reads, func(have readSummary) bool { return have.Type == s.Type })
+	if i < 0 {
+		x.result.Reads = append(x.result.Reads, s)
+		return
+	}
+	have := &x.result.Reads[i]
+	have.add(s.Counted, s.Read)
+	have.Proven = have.Proven && s.Proven
 }
 
 // readLines calls f with every line of a segment. The bytes are valid until f returns.

@@ -46,6 +46,10 @@ type Config struct {
 	// Cohorts is how the resources of certain patients are found. Empty means
 	// CohortsAuto.
 	Cohorts Cohorts
+	// Referenced are types of which those resources are exported beside the
+	// Patient compartment that its resources refer to, at the levels of patients;
+	// see ReferencedTypes. Nil means none.
+	Referenced []string
 	// PlanConcurrency is how many counts one plan asks for at once; the
 	// upstream's own limit applies as well. Zero means 8.
 	PlanConcurrency int
@@ -128,6 +132,7 @@ type attempt struct {
 	// prefix is where this attempt, and no other, writes.
 	prefix  string
 	facts   *upstream.Facts // what was learnt of the upstream; nil for units that only read
+	refs    *references     // what exported resources refer to; nil: not collected
 	objects int             // written so far, for their names
 	kept    bool            // a checkpoint names some of them
 }
@@ -155,7 +160,7 @@ func (a *attempt) run(ctx context.Context) (jobs.Result, error) {
 		return a.renew(ctx)
 	}
 	switch a.lease.Unit.Kind {
-	case jobs.UnitPlan, jobs.UnitTail, jobs.UnitDeleted:
+	case jobs.UnitPlan, jobs.UnitTail, jobs.UnitAssociated, jobs.UnitDeleted:
 		var err error
 		if a.facts, err = a.c.Upstream.Learn(ctx); err != nil {
 			return jobs.Result{}, err

@@ -17,12 +17,16 @@ type account struct {
 	plan  planSummary
 	units []accountUnit // those that wrote or proved something, in the order of their ids
 	tail  tailSummary
+	// references are the storage keys of lists of what exported resources refer
+	// to, stray is the number of references that could not be listed.
+	references []string
+	stray      int64
 }
 
 type accountUnit struct {
 	jobs.Unit
 	segments []jobs.Segment
-	summary  *readSummary // of slices and the associated unit; nil if it was cut into others
+	summary  *readSummary // of slices, and of the associated unit one for each type; nil if it was cut into others
 }
 
 // account reads what the completed units have left.
@@ -42,25 +46,46 @@ func (a *attempt) account(ctx context.Context) (*account, error) {
 		case d.Result.Summary == nil: // the root, or what was cut into others
 		case d.Unit.Kind == jobs.UnitPlan:
 			into = &plan
-		case d.Unit.Kind == jobs.UnitSlice, d.Unit.Kind == jobs.UnitAssociated:
+		case d.Unit.Kind == jobs.UnitSlice:
 			u.summary = &readSummary{}
 			into = u.summary
+		case d.Unit.Kind == jobs.UnitAssociated:
+			var s associatedSummary
+			if err := json.Unmarshal(d.Result.Summary, &s); err != nil {
+				return nil, fmt.Errorf("export: summary of %s: %w", d.Unit.ID, err)
+			}
+			all.tail.Types = append(all.tail.Types, s.Tail...)
+			for i := range s.Reads {
+				all.units = append(all.units, accountUnit{Unit: d.Unit, summary: &s.Reads[i]})
+			}
 		case d.Unit.Kind == jobs.UnitTail, d.Unit.Kind == jobs.UnitDeleted:
 			var s tailSummary
 			if err := json.Unmarshal(d.Result.Summary, &s); err != nil {
 				return nil, fmt.Errorf("export: summary of %s: %w", d.Unit.ID, err)
 			}
 			all.tail.Types = append(all.tail.Types, s.Types...)
+			all.refer(s.References, s.Stray)
 		}
 		if into != nil {
 			if err := json.Unmarshal(d.Result.Summary, into); err != nil {
 				return nil, fmt.Errorf("export: summary of %s: %w", d.Unit.ID, err)
 			}
 		}
+		if u.summary != nil {
+			all.refer(u.summary.References, u.summary.Stray)
+		}
 		all.plan.add(plan)
 		all.units = append(all.units, u)
 	}
 	return &all, nil
+}
+
+// refer takes in what a unit found of references.
+func (c *account) refer(list string, stray int64) {
+	if list != "" {
+		c.references = append(c.references, list)
+	}
+	c.stray += stray
 }
 
 func (s *planSummary) add(more planSummary) {
@@ -106,12 +131,12 @@ type provenWindow struct {
 	exact     bool  // not summed over alternatives that may find the same
 }
 
-// eachExported calls f with every exported line of a type and its header. The
-// line is valid until f returns.
+// eachExported calls f with every exported line of a type, or of all if that is
+// empty, and its header. The line is valid until f returns.
 func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f func(unit int, h fhir.Header, line []byte)) error {
 	for i, u := range c.units {
 		for _, s := range u.segments {
-			if s.Kind != jobs.KindOutput || s.Type != typ {
+			if s.Kind != jobs.KindOutput || typ != "" && s.Type != typ {
 				continue
 			}
 			if err := a.readLines(ctx, s, func(line []byte) error {
@@ -128,14 +153,11 @@ func (a *attempt) eachExported(ctx context.Context, c *account, typ string, f fu
 	return nil
 }
 
-// exportTypes are the types that the plan found searchable, but for those that
-// the associated unit reads.
+// exportTypes are the types that the plan found searchable.
 func (c *account) exportTypes() map[string]bool {
 	types := make(map[string]bool)
 	for _, t := range c.plan.Types {
-		if !t.Associated {
-			types[t.Type] = true
-		}
+		types[t.Type] = true
 	}
 	return types
 }

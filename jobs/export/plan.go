@@ -66,7 +66,8 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	} else if listed {
 		p.said.add(jobs.SeverityWarning, fhir.IssueNotFound, "No patient remains to be exported: the group has no current members, or none of the patients asked for belong to it.")
 	}
-	all := p.typesOf(listed)
+	associated := p.associatedSpec()
+	all := p.typesOf(listed, associated.Provenance)
 	// The type that is known to have data first: it takes longest.
 	if i := slices.Index(all, p.facts.ProbeType); i > 0 {
 		all = slices.Insert(slices.Delete(all, i, i+1), 0, p.facts.ProbeType)
@@ -85,11 +86,12 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 			}
 		}
 	}
-	units := append(p.planUnits(types.whole, planSpec{}, "plan"), p.planUnits(types.byPatient, spec, "plan-patients")...)
-	if p.wantsAssociated() {
-		units = append(units, jobs.Unit{ID: "plan-associated", Kind: jobs.UnitPlan, NotBefore: a.settled(), Spec: encode(planSpec{Associated: true})})
-	}
+	associated.Listed, associated.Cohort, spec.Follow = listed, spec.Cohort, associated.Follow
+	units := append(p.planUnits(types.whole, planSpec{Follow: spec.Follow}, "plan"), p.planUnits(types.byPatient, spec, "plan-patients")...)
 	units = append(units, jobs.Unit{ID: "tail", Kind: jobs.UnitTail, NotBefore: a.settled()})
+	if associated.Provenance || len(associated.Follow) > 0 {
+		units = append(units, jobs.Unit{ID: "associated", Kind: jobs.UnitAssociated, Spec: encode(associated)})
+	}
 	if !a.job.Request.Since.IsZero() {
 		units = append(units, jobs.Unit{ID: "deleted", Kind: jobs.UnitDeleted})
 	}
@@ -124,12 +126,9 @@ func (a *attempt) planTypes(ctx context.Context) (jobs.Result, error) {
 		return jobs.Result{}, err
 	}
 	p := &planner{attempt: a}
-	switch {
-	case spec.Associated:
-		err = p.planAssociated(ctx)
-	case spec.Cut != nil:
+	if spec.Cut != nil {
 		err = p.cutOn(ctx, *spec.Cut)
-	default:
+	} else {
 		err = p.all(ctx, spec)
 	}
 	if err != nil {
@@ -193,6 +192,7 @@ func (p *planner) all(ctx context.Context, spec planSpec) error {
 	for _, typ := range spec.Types {
 		group.Go(func() error {
 			read, err := p.readSpec(typ)
+			read.Follow = spec.Follow
 			switch {
 			case err != nil:
 			case spec.Listed:
@@ -227,15 +227,14 @@ func refused(err error) bool {
 
 // typesOf returns the types to export, in the order of the upstream's
 // statement, and notes those asked for that are not.
-func (p *planner) typesOf(listed bool) []string {
+func (p *planner) typesOf(listed, associated bool) []string {
 	request := p.job.Request
 	var types, unoffered []string
 	for _, t := range p.facts.Capabilities.Types {
 		asked := slices.Contains(request.Types, t.Type)
 		switch {
 		case len(request.Types) > 0 && !asked:
-		case !asked && t.Type == "Provenance" && len(request.IncludeAssociatedData) > 0:
-			// the associated unit reads it
+		case t.Type == provenance && associated: // another unit reads it
 		case request.Level != jobs.LevelSystem && !p.release().InPatientCompartment(t.Type):
 		case p.allowed.Access(t.Type).None():
 			if asked {

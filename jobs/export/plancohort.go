@@ -69,6 +69,11 @@ func (c cohortCost) batches(held int64) int64 {
 
 func (c cohortCost) pages(n int64) int64 { return (n + c.page - 1) / c.page }
 
+// cost compares reading a type whole with so many searches.
+func (p *planner) cost(total, searches int64) cohortCost {
+	return cohortCost{total: total, searches: searches, page: int64(max(p.facts.PageSize, p.facts.DirectSize, 1)), window: p.c.Window}
+}
+
 // cohortType plans a type that is read for certain patients.
 func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) error {
 	if read.Type == "Group" {
@@ -144,10 +149,7 @@ func (p *planner) onlyByPatient(read readSpec, plan planSpec, by batchSpec, lack
 // has, as far as that was asked.
 func (p *planner) batchesPay(ctx context.Context, read readSpec, plan planSpec, by batchSpec, counted int64) (held int64, pay bool, err error) {
 	n := (plan.Patients + by.Size - 1) / by.Size
-	cost := cohortCost{
-		total: counted, searches: int64(n * len(by.Parameters) * len(read.Alternatives)),
-		page: int64(max(p.facts.PageSize, p.facts.DirectSize, 1)), window: p.c.Window,
-	}
+	cost := p.cost(counted, int64(n*len(by.Parameters)*len(read.Alternatives)))
 	switch {
 	case p.c.Cohorts == CohortsBatches:
 		return 0, true, nil

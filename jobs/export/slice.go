@@ -26,6 +26,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 		r     = a.newReader(spec.Read, b, &said, write)
 	)
 	defer out.abort()
+	a.refs = a.newReferences(spec.Read.Follow)
 	if err := r.proveSlice(ctx, spec); err != nil {
 		return jobs.Result{}, err
 	}
@@ -33,7 +34,10 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	r.summary.Exported, r.summary.Seen = out.lines(), r.seen.len()
+	r.summary.Exported, r.summary.Seen, r.summary.Stray = out.lines(), r.seen.len(), a.refs.strays()
+	if r.summary.References, err = a.refs.store(ctx, a); err != nil {
+		return jobs.Result{}, err
+	}
 	outcome, err := said.write(ctx, a)
 	if err != nil {
 		return jobs.Result{}, err
@@ -88,6 +92,7 @@ func (a *attempt) lineWriter(typ string, out *segments) sink {
 		} else if line, err = fhir.AppendLine(line[:0], resource); err != nil {
 			return malformed(typ, err)
 		}
+		a.refs.collect(line)
 		return out.writeLine(ctx, line)
 	}
 }

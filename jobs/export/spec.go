@@ -46,6 +46,8 @@ type readSpec struct {
 	// Part tells apart what is read of one type for several reasons, in ids of
 	// units; empty for the first.
 	Part string `json:"part,omitempty"`
+	// Follow are the types of which references are collected.
+	Follow []string `json:"follow,omitempty"`
 	// Release of the upstream decides on what belongs to a patient.
 	Release fhir.Release `json:"release,omitempty"`
 }
@@ -115,10 +117,15 @@ type batchSpec struct {
 
 // associatedSpec is the Spec of the associated unit.
 type associatedSpec struct {
-	Read    readSpec     `json:"read"`
-	Windows []windowSpec `json:"windows"`
-	// Latest keeps only the newest Provenance of each target.
-	Latest bool `json:"latest,omitempty"`
+	// Follow are the types that are exported where exported resources refer to them.
+	Follow []string `json:"follow,omitempty"`
+	// Provenance exports that of what is exported; with Latest only the newest
+	// of each resource.
+	Provenance bool `json:"provenance,omitempty"`
+	Latest     bool `json:"latest,omitempty"`
+	// Listed and Cohort are those of planSpec.
+	Listed bool   `json:"listed,omitempty"`
+	Cohort string `json:"cohort,omitempty"`
 }
 
 // planSpec is the Spec of a plan unit other than the root, which has none.
@@ -129,8 +136,8 @@ type planSpec struct {
 	Listed   bool   `json:"listed,omitempty"`
 	Cohort   string `json:"cohort,omitempty"`
 	Patients int    `json:"patients,omitempty"`
-	// Associated plans the associated unit instead of types.
-	Associated bool `json:"associated,omitempty"`
+	// Follow is that of readSpec.
+	Follow []string `json:"follow,omitempty"`
 	// Cut goes on cutting a window that another plan unit left too large.
 	Cut *cutSpec `json:"cut,omitempty"`
 }
@@ -162,11 +169,9 @@ type plannedType struct {
 	Recount bool `json:"recount,omitempty"`
 	// Empty says that the plan found nothing of it.
 	Empty bool `json:"empty,omitempty"`
-	// Associated says that the associated unit reads it.
-	Associated bool `json:"associated,omitempty"`
 }
 
-// readSummary is what a slice or the associated unit leaves for finish.
+// readSummary is what a slice leaves for later stages.
 type readSummary struct {
 	Type     string `json:"type"`
 	Counted  int64  `json:"counted"`  // the count that was last compared; -1 if none
@@ -176,6 +181,10 @@ type readSummary struct {
 	// Read is of the last one, and counts what several alternatives find again.
 	Seen   int64 `json:"seen,omitempty"`
 	Proven bool  `json:"proven"`
+	// References is the storage key of what the exported resources refer to,
+	// and Stray the number of references that it could not take.
+	References string `json:"references,omitempty"`
+	Stray      int64  `json:"stray,omitempty"`
 }
 
 // add counts one more window. counted is -1 if no count could prove it; then

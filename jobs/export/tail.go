@@ -19,6 +19,9 @@ import (
 // tailSummary is what the tail and the deleted unit leave for finish.
 type tailSummary struct {
 	Types []tailType `json:"types,omitempty"`
+	// References and Stray are those of readSummary.
+	References string `json:"references,omitempty"`
+	Stray      int64  `json:"stray,omitempty"`
 }
 
 // tailType is what the tail did for one type.
@@ -68,7 +71,10 @@ func (a *attempt) tail(ctx context.Context) (jobs.Result, error) {
 	types := slices.Clone(account.plan.Types)
 	slices.SortFunc(types, func(x, y plannedType) int { return strings.Compare(x.Type, y.Type) })
 	for _, planned := range types {
-		if planned.Associated || planned.Empty && touched != nil && !touched[planned.Type] && len(t.changed[planned.Type]) == 0 {
+		if a.refs == nil {
+			a.refs = a.newReferences(planned.Read.Follow)
+		}
+		if planned.Empty && touched != nil && !touched[planned.Type] && len(t.changed[planned.Type]) == 0 {
 			continue
 		}
 		if err := t.catchUp(ctx, planned); err != nil {
@@ -87,6 +93,11 @@ func (t *tailer) finished(ctx context.Context) (jobs.Result, error) {
 			return jobs.Result{}, err
 		}
 		result.Segments = append(result.Segments, written...)
+	}
+	var err error
+	t.result.Stray = t.refs.strays()
+	if t.result.References, err = t.refs.store(ctx, t.attempt); err != nil {
+		return jobs.Result{}, err
 	}
 	outcome, err := t.said.write(ctx, t.attempt)
 	if err != nil {
@@ -257,10 +268,6 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 		return err
 	}
 	t.sayLost(r.spec.Type, result.Newer, count)
-	if result.Past+result.Newer > 0 && len(t.job.Request.IncludeAssociatedData) > 0 {
-		t.said.add(jobs.SeverityWarning, fhir.IssueIncomplete,
-			"%s: %d resources changed while this export ran and were added at its end; their Provenance may be missing.", r.spec.Type, result.Past+result.Newer)
-	}
 	return nil
 }
 

@@ -42,6 +42,7 @@ var everything = json.RawMessage(`{"all":true}`)
 // world is an upstream with an engine before it.
 type world struct {
 	srv     *fakefhir.Server
+	base    string // its FHIR base
 	client  *upstream.Client
 	jobs    *boltstore.Store
 	storage *disk.Store
@@ -59,7 +60,9 @@ type settings struct {
 	encoding jobs.Encoding
 	settle   time.Duration
 	cohorts  export.Cohorts
-	clock    func() time.Time // of the job store; nil: the real one
+	// referenced are types that are exported where they are referred to.
+	referenced []string
+	clock      func() time.Time // of the job store; nil: the real one
 }
 
 func newWorld(t *testing.T, s settings) *world {
@@ -78,6 +81,7 @@ func newWorld(t *testing.T, s settings) *world {
 	t.Cleanup(listener.Close)
 	base, err := url.Parse(listener.URL + "/fhir")
 	must(t, err)
+	w.base = base.String()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.client, err = upstream.New(upstream.Config{URL: base, PageSize: s.pageSize, Timeout: 5 * time.Second, MaxOutage: 2 * time.Second, Logger: quiet})
 	must(t, err)
@@ -93,7 +97,7 @@ func newWorld(t *testing.T, s settings) *world {
 	must(t, err)
 	w.engine = export.New(export.Config{
 		Upstream: w.client, Storage: w.storage, Jobs: w.jobs,
-		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, Cohorts: s.cohorts, Logger: quiet,
+		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, Cohorts: s.cohorts, Referenced: s.referenced, Logger: quiet,
 	})
 	return w
 }

@@ -86,7 +86,7 @@ func testStagesNeverOverlap(f *fixture) {
 		}
 	}
 	j := f.planned(next...)
-	for _, k := range []jobs.UnitKind{jobs.UnitSlice, jobs.UnitAssociated, jobs.UnitTail, jobs.UnitDeleted} {
+	for _, k := range []jobs.UnitKind{jobs.UnitSlice, jobs.UnitTail, jobs.UnitAssociated, jobs.UnitDeleted} {
 		first, second := f.claimUnit(string(k)+"-0"), f.claimUnit(string(k)+"-1")
 		f.noWork("the units of the stage are leased")
 		f.complete(second, jobs.Result{})

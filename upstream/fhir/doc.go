@@ -13,6 +13,7 @@
 //	ReadGroup         the members of a Group
 //	ReadCapabilities  a capability statement, as far as Spillway needs it
 //	MergeCapabilities the same statement with the export operations in it
+//	EachReference     every reference of a resource, wherever it stands
 //	Release           the Patient compartment of a release of FHIR: which patients' a resource is in
 //	ParseInstant      instants, dates, ids, references and type names
 //
