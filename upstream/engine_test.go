@@ -28,6 +28,7 @@ type engine struct {
 	nextBase                                                               string // "": relative links
 	refuseCountAbove                                                       int
 	direct                                                                 int // the greatest max-results; 0: Cache-Control is ignored
+	ignoreOffset, lyingDirect                                              bool
 	noSystemHistory                                                        bool
 	deny                                                                   func(r *http.Request) int // a status, 0: none
 	clock                                                                  func() time.Time
@@ -79,6 +80,12 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		with := *e
 		with.noNext = true
+		if q.Get("_summary") != "" && e.lyingDirect {
+			with.lyingSummary = true
+		}
+		if !e.ignoreOffset {
+			q.Set("page", q.Get("_offset"))
+		}
 		with.search(w, path[0], q)
 	default:
 		e.search(w, path[0], q)

@@ -65,6 +65,8 @@ type Facts struct {
 	PostSearch     Support   // POST [type]/_search
 	Direct         Support   // Cache-Control: no-store, max-results=N, which reads one page past the store of searches, as HAPI
 	DirectSize     int       // resources on such a page; 0 unless Direct is Works
+	DirectCounts   Support   // counts past the store of searches
+	Skip           Support   // _offset=N on such a page that is sorted passes over N resources
 	History        Support   // [type]/_history?_since
 	SystemHistory  Support   // _history?_since of the whole server
 	NextLinks      Support   // the next link of a page leads to the following page

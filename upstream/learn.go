@@ -111,7 +111,7 @@ type part struct {
 // and first are what findData returned. What is said of the upstream is in an
 // order that does not depend on which probe was faster.
 func (l *learner) probe(ctx context.Context, asked *request, first glance) error {
-	var next, size, updated, counts, sorted, direct, posted, history learner
+	var next, size, updated, counts, sorted, direct, directCounts, posted, history learner
 	for _, round := range [][]part{
 		{
 			{&next, profile.ProbeData, func(l *learner, ctx context.Context) error { return l.probeNext(ctx, asked, first) }},
@@ -125,13 +125,16 @@ func (l *learner) probe(ctx context.Context, asked *request, first glance) error
 			{&counts, profile.ProbeCounts, (*learner).probeCounts},
 			{&direct, profile.ProbeDirect, (*learner).probeDirect},
 		},
+		{
+			{&directCounts, profile.ProbeDirect, (*learner).probeDirectCounts},
+		},
 	} {
 		if err := l.together(ctx, round); err != nil {
 			return err
 		}
 		l.seen, l.whole = size.seen, size.whole
 	}
-	for _, p := range []*learner{&next, &size, &updated, &counts, &sorted, &direct, &posted, &history} {
+	for _, p := range []*learner{&next, &size, &updated, &counts, &sorted, &direct, &directCounts, &posted, &history} {
 		l.join(p)
 	}
 	return nil

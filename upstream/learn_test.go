@@ -279,11 +279,15 @@ func TestLearnWays(t *testing.T) {
 		n       int // patients
 		direct  Support
 		size    int
+		counts  Support // directly
+		skip    Support
 		history Support
 	}{
 		{name: "Ignored", n: 20, direct: Ignored, history: Works},
-		{name: "Direct", n: 20, e: engine{direct: 1000}, direct: Works, size: 1000, history: Works},
-		{name: "DirectClamped", n: 20, e: engine{direct: 1000, maxPage: 7}, direct: Works, size: 7, history: Works},
+		{name: "Direct", n: 20, e: engine{direct: 1000}, direct: Works, size: 1000, counts: Works, skip: Works, history: Works},
+		{name: "DirectClamped", n: 20, e: engine{direct: 1000, maxPage: 7}, direct: Works, size: 7, counts: Works, skip: Works, history: Works},
+		{name: "DirectCountsWrong", n: 20, e: engine{direct: 1000, lyingDirect: true}, direct: Works, size: 1000, counts: Ignored, skip: Works, history: Works},
+		{name: "OffsetIgnored", n: 20, e: engine{direct: 1000, ignoreOffset: true}, direct: Works, size: 1000, counts: Works, skip: Ignored, history: Works},
 		{name: "DirectTooSmall", n: 20, e: engine{direct: 50}, direct: Refused, history: Works},
 		{name: "DirectRefused", n: 20, e: engine{deny: func(r *http.Request) int {
 			if strings.Contains(r.Header.Get("Cache-Control"), "no-store") {
@@ -292,7 +296,7 @@ func TestLearnWays(t *testing.T) {
 			return 0
 		}}, direct: Refused, history: Works},
 		{name: "OneResource", n: 1, e: engine{direct: 1000}, history: Works},
-		{name: "NoSystemHistory", n: 20, e: engine{direct: 1000, noSystemHistory: true}, direct: Works, size: 1000, history: Refused},
+		{name: "NoSystemHistory", n: 20, e: engine{direct: 1000, noSystemHistory: true}, direct: Works, size: 1000, counts: Works, skip: Works, history: Refused},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -305,6 +309,9 @@ func TestLearnWays(t *testing.T) {
 				}
 				if f.Direct != tt.direct || f.DirectSize != tt.size || f.SystemHistory != tt.history {
 					t.Errorf("direct %v of %d, system history %v; want %v of %d, %v", f.Direct, f.DirectSize, f.SystemHistory, tt.direct, tt.size, tt.history)
+				}
+				if f.DirectCounts != tt.counts || f.Skip != tt.skip {
+					t.Errorf("direct counts %v, skip %v; want %v, %v", f.DirectCounts, f.Skip, tt.counts, tt.skip)
 				}
 				if len(f.Problems) > 0 {
 					t.Errorf("problems: %q", f.Problems)

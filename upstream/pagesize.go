@@ -142,6 +142,9 @@ func (c *Client) firstRequest(s Search) (r *request, asked *int, err error) {
 		case s.Sorted:
 			own = append(own, "_sort=_lastUpdated")
 		}
+		if s.Skip > 0 {
+			own = append(own, "_offset="+strconv.Itoa(s.Skip))
+		}
 		again, err := c.searchRequest(s, "search "+s.Type, kindSearch, own...)
 		if err == nil && s.Direct > 0 {
 			again.direct = *asked

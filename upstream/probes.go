@@ -87,7 +87,7 @@ func (l *learner) probeCounts(ctx context.Context) error {
 	}
 	had := len(l.problems)
 	for _, mode := range []CountMode{CountSummary, CountTotal} {
-		verdict, complaint, err := l.tryCounts(ctx, mode)
+		verdict, complaint, err := l.tryCounts(ctx, mode, 0)
 		if err != nil {
 			return err
 		}
@@ -104,9 +104,11 @@ func (l *learner) probeCounts(ctx context.Context) error {
 	return nil
 }
 
-// tryCounts says whether counts asked for in one way are right.
-func (l *learner) tryCounts(ctx context.Context, mode CountMode) (verdict Support, complaint string, err error) {
+// tryCounts says whether counts asked for in one way are right, as usual or if
+// direct is 1 past the upstream's store of searches.
+func (l *learner) tryCounts(ctx context.Context, mode CountMode, direct int) (verdict Support, complaint string, err error) {
 	ask := func(s Search) (int64, error) {
+		s.Direct = direct
 		n, last, err := l.c.count(ctx, s, mode, kindProbe, probeStrikes)
 		l.note(last)
 		return n, err
@@ -223,39 +225,67 @@ func (l *learner) probeDirect(ctx context.Context) error {
 	if !l.paged || l.f.Sort != Works {
 		return nil
 	}
-	verdict := func(err error) (Support, error) {
-		had := len(l.problems)
-		s, err := l.failed(err)
-		l.problems = l.problems[:had]
-		return s, err
-	}
-	g, err := l.lookDirect(ctx, 1)
+	had := len(l.problems)
+	defer func() { l.problems = l.problems[:had] }()
+	g, err := l.lookDirect(ctx, 1, 0)
 	switch {
 	case err != nil:
-		l.f.Direct, err = verdict(err)
+		l.f.Direct, err = l.failed(err)
 		return err
 	case g.Next != "" || len(g.resources) != 1:
 		l.f.Direct = Ignored
 		return nil
 	}
-	size := l.c.pageCount()
-	if g, err = l.lookDirect(ctx, size); err != nil && size > directLimit {
+	first, size := g.resources[0], l.c.pageCount()
+	if g, err = l.lookDirect(ctx, size, 0); err != nil && size > directLimit {
 		size = directLimit
-		g, err = l.lookDirect(ctx, size)
+		g, err = l.lookDirect(ctx, size, 0)
 	}
 	if err != nil {
-		l.f.Direct, err = verdict(err)
+		l.f.Direct, err = l.failed(err)
 		return err
 	}
 	l.f.Direct, l.f.DirectSize = Works, size
 	if n := len(g.resources); n < size && !l.whole {
 		l.f.DirectSize = max(n, 1)
 	}
+	return l.probeSkip(ctx, first)
+}
+
+// probeDirectCounts counts past the upstream's store of searches, once it is
+// known that pages can be read so.
+func (l *learner) probeDirectCounts(ctx context.Context) (err error) {
+	if l.f.Direct != Works || l.f.Counts != Works {
+		return nil
+	}
+	had := len(l.problems)
+	defer func() { l.problems = l.problems[:had] }()
+	l.f.DirectCounts, _, err = l.tryCounts(ctx, l.f.CountMode, 1)
+	return err
+}
+
+// probeSkip passes over the first resource, which is known.
+func (l *learner) probeSkip(ctx context.Context, first fhir.Header) error {
+	g, err := l.lookDirect(ctx, 1, 1)
+	switch {
+	case err != nil:
+		l.f.Skip, err = l.failed(err)
+		return err
+	case len(g.resources) != 1 || g.resources[0].ID == first.ID:
+		l.f.Skip = Ignored
+	default:
+		l.f.Skip = Works
+	}
 	return nil
 }
 
-func (l *learner) lookDirect(ctx context.Context, size int) (glance, error) {
-	r, err := l.c.searchRequest(Search{Type: l.typ}, "search "+l.typ, kindProbe, "_count="+strconv.Itoa(size), "_sort=_lastUpdated")
+// lookDirect reads a page of size resources directly, passing over some.
+func (l *learner) lookDirect(ctx context.Context, size, skip int) (glance, error) {
+	own := []string{"_count=" + strconv.Itoa(size), "_sort=_lastUpdated"}
+	if skip > 0 {
+		own = append(own, "_offset="+strconv.Itoa(skip))
+	}
+	r, err := l.c.searchRequest(Search{Type: l.typ}, "search "+l.typ, kindProbe, own...)
 	if err != nil {
 		return glance{}, err
 	}

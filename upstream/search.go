@@ -44,6 +44,12 @@ type Search struct {
 	// Limit is how many resources the page may hold. Zero means as many as the
 	// upstream gives.
 	Limit int
+	// Skip is how many resources a page passes over before its first, in the
+	// order of a Sorted and Direct search. It is for upstreams of which
+	// Facts.Skip says that it works, and no way of paging: where something leaves
+	// the search between two pages, the second has lost one. It tells when the
+	// n-th resource was last updated.
+	Skip int
 	// Fits is how many resources the upstream puts on a page, as Facts.PageSize
 	// says. Zero means as many as are asked for.
 	Fits int
@@ -64,9 +70,13 @@ type PageInfo struct {
 // Learn found.
 func (c *Client) Count(ctx context.Context, s Search) (int64, error) {
 	mode := CountSummary
+	s.Direct = 0
 	if f := c.facts.peek(); f != nil && f.Counts != Unknown {
 		if mode = f.CountMode; f.Counts != Works {
 			return 0, ErrNoCount
+		}
+		if f.DirectCounts == Works {
+			s.Direct = 1
 		}
 	}
 	n, _, err := c.count(ctx, s, mode, kindCount, maxStrikes)
@@ -80,7 +90,9 @@ func (c *Client) Estimate(ctx context.Context, s Search) (int64, error) {
 	return n, err
 }
 
-// count asks for a count in one way. last is the reply, its body spent.
+// count asks for a count in one way, past the upstream's store of searches if s
+// is Direct: HAPI then keeps no record of the search, which costs it less than
+// half. last is the reply, its body spent.
 func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind string, strikes int) (n int64, last *reply, err error) {
 	own := []string{"_summary=count"}
 	if mode == CountTotal {
@@ -90,7 +102,7 @@ func (c *Client) count(ctx context.Context, s Search, mode CountMode, kind strin
 	if err != nil {
 		return 0, nil, err
 	}
-	r.strikes = strikes
+	r.strikes, r.direct = strikes, s.Direct
 	page, last, err := c.scan(ctx, r, func(*fhir.Entry) error { return nil })
 	if err != nil {
 		return 0, nil, err

@@ -32,11 +32,15 @@ func methods(spec readSpec) [maxPasses]method {
 	return [maxPasses]method{byLinks, byKeyset}
 }
 
-// pageWindows is up to how many pages of a type its windows are cut down to
-// one page each where the upstream reads such pages directly: a page that need
-// not be sorted costs it less than the counts that the cutting takes. Of larger
-// types that would be too many requests.
+// pageWindows is up to how many pages of a type it is cut into small slices and
+// read with a look ahead from the first page on, where the upstream reads pages
+// directly. The server has the least work so, but of larger types that would be
+// too many requests, where few resources have the same time.
 const pageWindows = 32
+
+// lookAhead is up to which part of a page may be read twice, because it ends
+// amid resources of one time, before the walk looks ahead.
+const lookAhead = 16
 
 // onePage reports whether a window of so many resources fits on one page that
 // the upstream reads directly, with room to show that it is the last.
@@ -44,19 +48,14 @@ func (r *reader) onePage(counted int64) bool {
 	return counted >= 0 && counted < int64(r.spec.Paging.Direct)
 }
 
-// pages cuts the window of a slice into such that fit on one page, where the
-// plan wants that.
-func (r *reader) pages(ctx context.Context, w windowSpec) ([]windowSpec, error) {
-	if !r.spec.Fine || r.ways[0] != byKeyset || w.Counted < 0 || r.onePage(w.Counted) {
-		return []windowSpec{w}, nil
-	}
-	return cutWindows(ctx, r.countFunc(), w, cutting{limit: int64(max(r.spec.Paging.Direct-1, 1)), parallel: 2})
-}
-
 // walk reads a window by keyset: each page begins at the time at which the one
 // before ended, and what is met again there counts once. A page of one
 // timestamp only is finished by next links in that tick. Where the pages are
 // not in order the window is read by next links.
+//
+// Where many have the same time, much would be met again. So the walk looks
+// ahead to where a page would end, and asks for what is before that time: the
+// page then has room left, which shows that it is complete.
 func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, counted int64) error {
 	if !r.onePage(counted) && !w.divisible() {
 		return r.chain(ctx, s, w, counted) // a tick that fills a page has no order
@@ -69,8 +68,22 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 		}
 	}
 	s.Sorted = true
+	ahead := r.spec.Fine && r.spec.Paging.Skip
 	for pages := 0; ; pages++ {
-		order := pageOrder{from: s.From, to: w.To}
+		if s.To = w.To; ahead && !r.onePage(counted-r.pass.len()) {
+			end, err := r.pageEnd(ctx, s)
+			if err != nil {
+				return err
+			}
+			if end.Equal(s.From) && !end.IsZero() {
+				if done, err := r.tie(ctx, &s, end, w, counted); done || err != nil {
+					return err
+				}
+				continue
+			}
+			s.To = end
+		}
+		order := pageOrder{from: s.From, to: s.To}
 		page, err := r.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error {
 			order.note(entry.Header)
 			return r.entry(ctx, entry, w)
@@ -78,27 +91,56 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 		if err != nil {
 			return err
 		}
+		full := page.Full || page.Next != ""
 		switch {
-		case order.broken || order.none() && page.Entries > 0 && (page.Full || page.Next != ""):
+		case order.broken || order.none() && page.Entries > 0 && full:
 			return r.chain(ctx, r.plain(s, w), w, counted)
-		case !page.Full && page.Next == "", order.none():
+		case !full && s.To.Equal(w.To), order.none() && s.To.Equal(w.To):
 			return nil
 		case pages >= maxPages, r.runaway(counted):
 			return r.endless(counted)
 		}
 		s.Begun = true
+		if !full || order.none() {
+			s.From = s.To
+			continue
+		}
+		ahead = ahead || r.spec.Paging.Skip && order.ties*lookAhead > page.Entries
 		if order.last.After(order.first) {
 			s.From = order.last
 			continue
 		}
-		tie := windowSpec{From: order.last, To: order.last.Add(tick)}
-		if err := r.chain(ctx, r.plain(s, tie), w, counted); err != nil {
+		if done, err := r.tie(ctx, &s, order.last, w, counted); done || err != nil {
 			return err
 		}
-		if s.From = tie.To; !s.To.IsZero() && !s.From.Before(s.To) {
-			return nil
-		}
 	}
+}
+
+// tie reads a tick that fills a page by next links, and sets s to go on after
+// it. done reports that it was the last of w.
+func (r *reader) tie(ctx context.Context, s *upstream.Search, at time.Time, w windowSpec, counted int64) (done bool, err error) {
+	tie := windowSpec{From: at, To: at.Add(tick)}
+	if err := r.chain(ctx, r.plain(*s, tie), w, counted); err != nil {
+		return false, err
+	}
+	s.From, s.Begun = tie.To, true
+	return !w.To.IsZero() && !s.From.Before(w.To), nil
+}
+
+// pageEnd returns the time of the last resource that a full page of s would
+// hold, or the end of s if less is left or that cannot be told. It decides on
+// nothing but where a page ends, so a wrong one does no harm.
+func (r *reader) pageEnd(ctx context.Context, s upstream.Search) (time.Time, error) {
+	end := s.To
+	s.Skip, s.Limit = s.Direct-1, 1
+	_, err := r.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error {
+		at, err := fhir.ParseDateTime(entry.Header.LastUpdated)
+		if at = at.Truncate(tick); err == nil && !at.Before(s.From) && (s.To.IsZero() || at.Before(s.To)) {
+			end = at
+		}
+		return nil
+	})
+	return end, err
 }
 
 // plain is the search of a walk without its order, in a window.
@@ -112,6 +154,7 @@ func (r *reader) plain(s upstream.Search, w windowSpec) upstream.Search {
 type pageOrder struct {
 	from, to    time.Time // what was asked for; entries outside changed while the page was made
 	first, last time.Time
+	ties        int // resources of the last time
 	broken      bool
 }
 
@@ -129,6 +172,9 @@ func (o *pageOrder) note(h fhir.Header) {
 		o.first = at
 	}
 	o.broken = o.broken || at.Before(o.last)
+	if o.ties++; !at.Equal(o.last) {
+		o.ties = 1
+	}
 	o.last = at
 }
 

@@ -308,7 +308,7 @@ func (p *planner) cutType(ctx context.Context, read readSpec, counted int64) err
 	if err != nil {
 		return err
 	}
-	read.Fine = counted <= pageWindows*int64(read.Paging.Direct)
+	read.Fine = p.fine(read, counted)
 	units := p.unitsOf(cutSpec{Name: read.Type + read.Part, Read: read}, windows)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -326,7 +326,7 @@ func (p *planner) addType(t plannedType) {
 // cutOn goes on where another plan unit ran out of time.
 func (p *planner) cutOn(ctx context.Context, c cutSpec) error {
 	count := p.newReader(c.Read, nil, &notes{}, nil).countFunc()
-	windows, err := cutWindows(ctx, count, c.Window, p.cutting())
+	windows, err := cutWindows(ctx, count, c.Window, p.cutting(p.most()))
 	if err != nil {
 		return err
 	}
@@ -338,8 +338,8 @@ func (p *planner) cutOn(ctx context.Context, c cutSpec) error {
 // planning a billion resources is many short units.
 const planTime = 2 * time.Second
 
-func (p *planner) cutting() cutting {
-	return cutting{limit: p.most(), parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
+func (p *planner) cutting(limit int64) cutting {
+	return cutting{limit: limit, parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
 }
 
 // most is up to how many resources a window is left as it is: cutting it for a

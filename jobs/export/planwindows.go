@@ -43,7 +43,11 @@ func (p *planner) windows(ctx context.Context, read readSpec, counted int64) ([]
 	case counted <= 0 || read.Whole:
 		return []windowSpec{whole}, nil
 	}
-	how := p.cutting()
+	limit := p.most()
+	if p.fine(read, counted) {
+		limit = min(limit, finePages*int64(read.Paging.Direct))
+	}
+	how := p.cutting(limit)
 	if counted > how.limit && read.Paging.Sort {
 		var err error
 		if how.oldest, how.newest, err = p.ends(ctx, r, whole); err != nil {
@@ -105,7 +109,7 @@ func (p *planner) estimatedWindows(ctx context.Context, r *reader, whole windowS
 	if err == nil && about > p.most() {
 		w := whole
 		w.Counted = about
-		windows, err = cutWindows(ctx, estimate, w, p.cutting())
+		windows, err = cutWindows(ctx, estimate, w, p.cutting(p.most()))
 	}
 	if errors.Is(err, upstream.ErrNoCount) || err != nil && denied(err) {
 		return []windowSpec{whole}, nil
@@ -115,6 +119,15 @@ func (p *planner) estimatedWindows(ctx context.Context, r *reader, whole windowS
 	}
 	return windows, err
 }
+
+// fine reports whether a type of so many resources is cut into small slices, of
+// which the last to end does not keep the others waiting.
+func (p *planner) fine(read readSpec, counted int64) bool {
+	return counted <= pageWindows*int64(read.Paging.Direct)
+}
+
+// finePages is how many pages such a slice has.
+const finePages = 2
 
 // nothing reports whether a window holds nothing: a page without entries that
 // states a total of none, or a count of none beside a page without entries.

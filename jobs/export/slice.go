@@ -57,16 +57,7 @@ func (r *reader) proveSlice(ctx context.Context, spec sliceSpec) error {
 			return err
 		}
 	}
-	windows, err := r.pages(ctx, window)
-	if err != nil {
-		return err
-	}
-	for _, w := range windows {
-		if err := r.prove(ctx, w); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.prove(ctx, window)
 }
 
 // lineWriter returns a sink that writes resources as lines, cut down to the

@@ -34,7 +34,7 @@ type readSpec struct {
 	Whole bool `json:"whole,omitempty"`
 	// Paging is how the upstream can be read page by page.
 	Paging paging `json:"paging,omitzero"`
-	// Fine says that windows may be cut down to one page each.
+	// Fine says that the slices are small and their pages end where a time does.
 	Fine bool `json:"fine,omitempty"`
 	// Said says that the plan has told the client that no count proves the type.
 	Said bool `json:"said,omitempty"`
@@ -58,6 +58,7 @@ type paging struct {
 	Sort   bool `json:"sort,omitempty"`   // windows on _lastUpdated can be sorted by it
 	NoNext bool `json:"noNext,omitempty"` // next links do not work
 	Direct int  `json:"direct,omitempty"` // resources on a page that is read directly; 0: none is
+	Skip   bool `json:"skip,omitempty"`   // such a page can pass over some
 	Fits   int  `json:"fits,omitempty"`   // resources on other pages; 0: as many as asked for
 	// LastTotal says that the total on a search's last page is exact, where there
 	// are no counts.
@@ -68,7 +69,7 @@ func pagingOf(f *upstream.Facts) paging {
 	return paging{
 		Sort:   f.LastUpdated == upstream.Works && f.Sort == upstream.Works,
 		NoNext: f.NextLinks == upstream.Refused || f.NextLinks == upstream.Ignored,
-		Direct: f.DirectSize, Fits: f.PageSize, LastTotal: f.LastPageTotal,
+		Direct: f.DirectSize, Skip: f.Skip == upstream.Works, Fits: f.PageSize, LastTotal: f.LastPageTotal,
 	}
 }
 

@@ -37,7 +37,7 @@
 // on the root, show the current versions. Bundle.total is only there if it was
 // asked for or all fits on one page. Unknown search parameters are 400, those
 // that begin with "_" are ignored. Cache-Control: no-store, max-results=N gives
-// one page without a next link. A transaction has one lastUpdated, of its
+// one page without a next link, which passes over _offset rows. A transaction has one lastUpdated, of its
 // beginning. Deletions in a history have neither a resource nor a time.
 //
 // # Not as HAPI

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -25,13 +26,15 @@ func (x *exchange) search() error {
 	if err != nil {
 		return err
 	}
-	limit := 0
+	limit, offset := 0, 0
 	if fresh.limit > 0 && !q.only {
 		limit = fresh.limit
 		if q.count > 0 {
 			limit = min(limit, q.count)
 		}
 		q.count = limit
+		n, _ := strconv.Atoi(params.Get("_offset"))
+		offset = max(0, n)
 	}
 	if q.count == 0 {
 		q.count = s.o.PageDefault
@@ -44,14 +47,14 @@ func (x *exchange) search() error {
 		}
 	}
 	res := &result{
-		typ: x.typ, query: decoded(x.params), rows: s.search(q, limit), total: q.total,
+		typ: x.typ, query: decoded(x.params), rows: s.search(q, limit+offset), total: q.total,
 		final: limit > 0, elements: q.elements, made: s.Now(),
 	}
 	if res.final {
 		key = ""
 	}
 	s.results.keep(res, key)
-	return x.answer(res, 0, q.count, q.only)
+	return x.answer(res, offset, q.count, q.only)
 }
 
 // nextPage answers a next link.

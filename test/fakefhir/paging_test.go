@@ -166,6 +166,8 @@ func TestNoStore(t *testing.T) {
 		{"", "no-store, max-results=1000", 130, 130},
 		{"", "max-results=120,no-store", 120, 120},
 		{"_count=50", "no-store, max-results=1000", 50, 50}, // a wrong total, as HAPI's
+		{"_count=50&_offset=100", "no-store, max-results=1000", 30, 130},
+		{"_count=1&_offset=130", "no-store, max-results=1", 0, 130},
 		{"_summary=count", "no-store", 0, 130},
 	} {
 		p := s.bundle("/Basic?"+c.query, "Cache-Control", c.control)
