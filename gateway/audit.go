@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"regexp"
 	"slices"
 	"time"
 
@@ -32,19 +31,9 @@ const (
 	reasonInternal     = "internal"
 )
 
-var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,128}$`)
-
 // event returns an event of a request.
 func (s *server) event(r *http.Request, kind audit.Kind, outcome audit.Outcome) audit.Event {
-	peer, forwarded := s.addresses(r)
-	e := audit.Event{Kind: kind, Outcome: outcome, Address: peer.String()}
-	if forwarded.IsValid() {
-		e.Forwarded = forwarded.String()
-	}
-	if id := r.Header.Get("X-Request-Id"); requestIDForm.MatchString(id) {
-		e.RequestID = id
-	}
-	return e
+	return EventOf(r, s.TrustedProxies, kind, outcome)
 }
 
 // by says who did it.

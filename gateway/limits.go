@@ -4,9 +4,6 @@ import (
 	"context"
 	"hash/fnv"
 	"net/http"
-	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"spillway/auth"
@@ -119,46 +116,5 @@ func (s *server) sender(r *http.Request, p auth.Principal) string {
 	if owner := p.Owner(); owner != "" {
 		return owner
 	}
-	peer, forwarded := s.addresses(r)
-	if forwarded.IsValid() {
-		peer = forwarded
-	}
-	if peer.Is6() { // one customer of a provider has this many
-		if prefix, err := peer.Prefix(64); err == nil {
-			return " " + prefix.String()
-		}
-	}
-	return " " + peer.String() // an owner has no space
-}
-
-// addresses returns where a request came from, and where it came from before if
-// that is a proxy which is trusted to say so; not valid if it is not.
-func (s *server) addresses(r *http.Request) (peer, forwarded netip.Addr) {
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		peer = at.Addr().Unmap().WithZone("")
-	}
-	trusted := func(a netip.Addr) bool {
-		return slices.ContainsFunc(s.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(a) })
-	}
-	if !trusted(peer) {
-		return peer, netip.Addr{}
-	}
-	// Each proxy adds whom it has heard from at the end. What stands before the
-	// last that is not trusted may be made up.
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for _, hop := range slices.Backward(hops) {
-		hop = strings.TrimSpace(hop)
-		address, err := netip.ParseAddr(strings.Trim(hop, "[]"))
-		if err != nil {
-			at, err := netip.ParseAddrPort(hop)
-			if err != nil {
-				break
-			}
-			address = at.Addr()
-		}
-		if forwarded = address.Unmap().WithZone(""); !trusted(forwarded) {
-			break
-		}
-	}
-	return peer, forwarded
+	return " " + Neighbourhood(r, s.TrustedProxies) // an owner has no space
 }

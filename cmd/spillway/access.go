@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -253,9 +254,7 @@ func (a *access) openBuiltin(c *config.Config, n accessNeeds) error {
 	if len(keys) == 0 {
 		keys = []*token.SigningKey{token.NewSigningKey()}
 	}
-	decisions := &tokenDecisions{record: n.record, trusted: c.Server.TrustedProxies, limits: newTokenLimits(c.Limits.Tokens), requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "spillway_token_requests_total", Help: "Requests for access tokens, by result: granted, or why not.",
-	}, []string{"result"})}
+	decisions := newTokenDecisions(c, n.record)
 	if err := n.metrics.Register(decisions.requests); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -299,36 +298,47 @@ func seen(store jobs.Store) func(context.Context, string, time.Time) (bool, erro
 	}
 }
 
-// tokenDecisions are told of every token request.
+// addressShare is how much more an address may ask for than a client: many
+// clients can be behind one.
+const addressShare = 10
+
+// tokenDecisions bound token requests, and are told of every decision.
 type tokenDecisions struct {
-	record   *recorder
-	trusted  prefixes
-	limits   *tokenLimits
-	requests *prometheus.CounterVec
+	record             *recorder
+	trusted            []netip.Prefix
+	clients, addresses gateway.Throttle
+	requests           *prometheus.CounterVec
+}
+
+func newTokenDecisions(c *config.Config, record *recorder) *tokenDecisions {
+	d := &tokenDecisions{record: record, trusted: c.Server.TrustedProxies, requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "spillway_token_requests_total", Help: "Requests for access tokens, by result: granted, or why not.",
+	}, []string{"result"})}
+	if n := float64(c.Limits.Tokens); n > 0 {
+		d.clients, d.addresses = gateway.NewThrottle(gateway.Rate{PerMinute: n}), gateway.NewThrottle(gateway.Rate{PerMinute: n * addressShare})
+	}
+	return d
 }
 
 // limit says how long the sender of a token request must wait.
 func (d *tokenDecisions) limit(r *http.Request, client string) time.Duration {
 	if client == "" {
-		return d.limits.wait("address "+d.trusted.sender(r).String(), addressShare)
+		return d.addresses.Take(gateway.Neighbourhood(r, d.trusted), time.Now())
 	}
-	return d.limits.wait("client "+client, 1)
+	return d.clients.Take(client, time.Now())
 }
 
 // observe records a decision. A token that cannot be recorded is not given.
 func (d *tokenDecisions) observe(r *http.Request, decision builtin.Decision) error {
-	e := audit.Event{
-		Kind: audit.KindToken, Outcome: audit.OutcomeRefused, Reason: decision.Reason, Client: decision.Client,
-		AssertionID: decision.AssertionID, KeyID: decision.KeyID, TokenID: decision.TokenID, Scope: decision.Scope,
-		RequestID: requestID(r),
-	}
-	e.Address, e.Forwarded = d.trusted.addresses(r)
-	if decision.Granted {
-		e.Outcome, e.Reason = audit.OutcomeDone, ""
-	}
 	d.requests.WithLabelValues(tokenResult(decision)).Inc()
 	if decision.Reason == "limit" {
 		return nil // a flood must not become one of the record
+	}
+	e := gateway.EventOf(r, d.trusted, audit.KindToken, audit.OutcomeRefused)
+	e.Client, e.AssertionID, e.KeyID, e.TokenID = decision.Client, decision.AssertionID, decision.KeyID, decision.TokenID
+	e.Reason, e.Scope = decision.Reason, decision.Scope
+	if decision.Granted {
+		e.Outcome, e.Reason = audit.OutcomeDone, ""
 	}
 	return d.record.record(r.Context(), e)
 }

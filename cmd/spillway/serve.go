@@ -186,7 +186,7 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		KeySet:             s.credential.keys,
 		Unchecked:          cfg.Auth.Unchecked,
 		PassThroughGrant:   ours,
-		Limits:             gatewayLimits(cfg.Limits),
+		Limits:             gatewayLimits(cfg.Limits, cfg.Auth.Enforces()),
 		TrustedProxies:     cfg.Server.TrustedProxies,
 		RequireAccept:      cfg.Server.RequireAccept,
 		RequirePreferAsync: cfg.Server.RequirePreferAsync,
@@ -202,8 +202,9 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 	return gateway.New(g)
 }
 
-// gatewayLimits gives limits the gateway's form, in which 0 means a default.
-func gatewayLimits(l config.Limits) gateway.Limits {
+// gatewayLimits gives limits the gateway's form, in which 0 means a default. The
+// exports of clients that nobody tells apart are not counted as those of one.
+func gatewayLimits(l config.Limits, apart bool) gateway.Limits {
 	perMinute := func(n int) gateway.Rate {
 		if n == 0 {
 			return gateway.Rate{PerMinute: -1}
@@ -211,7 +212,7 @@ func gatewayLimits(l config.Limits) gateway.Limits {
 		return gateway.Rate{PerMinute: float64(n)}
 	}
 	unfinished := l.Unfinished
-	if unfinished == 0 {
+	if unfinished == 0 || !apart {
 		unfinished = -1
 	}
 	return gateway.Limits{KickOffs: perMinute(l.KickOffs), Polls: perMinute(l.Polls), Downloads: perMinute(l.Downloads), Exports: unfinished}

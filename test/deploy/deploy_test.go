@@ -5,6 +5,11 @@ package deploy
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net/url"
 	"os"
@@ -172,8 +177,10 @@ func TestConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets := t.TempDir()
-	for _, name := range []string{"redis-password", "upstream-authorization"} {
-		if err := os.WriteFile(filepath.Join(secrets, name), []byte("made-up\n"), 0o600); err != nil {
+	for name, text := range map[string]string{
+		"redis-password": "made-up\n", "upstream-authorization": "made-up\n", "audit-key": strings.Repeat("made-up ", 8), "signing.pem": signingKey(t),
+	} {
+		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -194,6 +201,20 @@ func TestConfigurations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// signingKey is a private key in PEM.
+func signingKey(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 // edited is a copy of a configuration with addresses that can be listened on
