@@ -84,3 +84,34 @@ func TestDirectPagesNeedNoLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestTiesAreReadOnce reads transactions of 37 resources each in pages of 100,
+// which would end amid one of them. Where the upstream can be asked where a page
+// ends, few resources come twice.
+func TestTiesAreReadOnce(t *testing.T) {
+	w := newWorld(t, settings{pageSize: 100, window: 10_000})
+	const transactions, each = 60, 37
+	for i := range transactions {
+		tx := w.srv.Begin()
+		for n := range each {
+			id := fmt.Sprintf("t%d-%d", i, n)
+			must(t, tx.Put("Basic", id, []byte(`{"resourceType":"Basic","id":"`+id+`","code":{"text":"x"}}`)))
+		}
+		tx.Commit()
+	}
+	_, err := w.client.Learn(t.Context())
+	must(t, err)
+	w.srv.Reset()
+	job := w.run(t, jobs.Request{Types: []string{"Basic"}})
+	same(t, w.exported(t, job), only(w.truth(t), func(typ, _ string, _ []byte) bool { return typ == "Basic" }))
+	came, asked := 0, 0
+	for _, r := range w.srv.Log() {
+		came += r.Entries
+		if r.Kind == fakefhir.KindSearch && r.Entries > 0 {
+			asked++
+		}
+	}
+	if most := transactions * each * 11 / 10; came > most {
+		t.Errorf("%d resources came in %d searches, want at most %d", came, asked, most)
+	}
+}

@@ -94,37 +94,3 @@ func rawPage(ctx context.Context, client *http.Client, url string, zipped bool) 
 	}
 	return next, err
 }
-
-// crawl reads whole types by next links, one page after another, as a simple
-// downloader does, and returns how many resources it saw.
-func crawl(ctx context.Context, base string, types []string) (n int, err error) {
-	for _, t := range types {
-		for url := base + "/" + t + "?_count=1000"; url != ""; {
-			var page struct {
-				Link  []struct{ Relation, URL string } `json:"link"`
-				Entry []struct{ Resource json.RawMessage }
-			}
-			r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-			if err != nil {
-				return n, err
-			}
-			resp, err := http.DefaultClient.Do(r) // asks for gzip and inflates it
-			if err != nil {
-				return n, err
-			}
-			err = json.NewDecoder(resp.Body).Decode(&page)
-			_ = resp.Body.Close()
-			if err != nil || resp.StatusCode != http.StatusOK {
-				return n, fmt.Errorf("crawl of %s: status %d, %w", t, resp.StatusCode, err)
-			}
-			n += len(page.Entry)
-			url = ""
-			for _, l := range page.Link {
-				if l.Relation == "next" {
-					url = l.URL
-				}
-			}
-		}
-	}
-	return n, nil
-}

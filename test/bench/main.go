@@ -32,6 +32,8 @@ type bench struct {
 	concurrency           int
 	withHAPI, withNative  bool
 	onlyPass, onlyShares  bool
+	onlyHAPI              bool
+	data                  string // what HAPI is loaded with; "": generated
 	caddy                 string
 	answers               []time.Duration // how long the upstream takes to answer, without using the cores
 	atOnce                []int           // requests at once
@@ -49,6 +51,8 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&b.concurrency, "concurrency", 2, "`number` of requests at once")
 	flags.BoolVar(&b.withHAPI, "hapi", false, "measure before HAPI, too (Java and Maven)")
 	flags.BoolVar(&b.withNative, "native", false, "with -hapi: HAPI's own $export, too (minutes)")
+	flags.BoolVar(&b.onlyHAPI, "only-hapi", false, "measure before HAPI alone, and print it only")
+	flags.StringVar(&b.data, "data", "", "`file` of transaction Bundles that HAPI is loaded with, one a line, gzipped; none: generated ones")
 	flags.StringVar(&b.caddy, "caddy", "", "the `program` caddy, to compare the pass-through with; none: that is left out")
 	flags.BoolVar(&b.onlyPass, "only-passthrough", false, "compare the pass-through alone, and print it only")
 	flags.BoolVar(&b.onlyShares, "only-shares", false, "compare exports with raw fetches alone, and print it only")
@@ -90,6 +94,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if b.onlyPass {
 		b.into, steps = "", []func(context.Context) error{b.passThrough}
+	}
+	if b.onlyHAPI {
+		b.into, steps = "", []func(context.Context) error{b.hapi}
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
