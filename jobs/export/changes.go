@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +18,9 @@ import (
 type change struct {
 	// after are the ids of its versions from then on, in which it was made,
 	// changed or deleted.
-	after []string
+	after    []string
+	exported bool // a version of it is in the export
+	before   bool // all of that was before the transaction time, but after _until
 }
 
 // made reports whether the resource was made from then on, so that there is no
@@ -55,15 +58,36 @@ func versionNumber(version string) int64 {
 type changes map[string]map[string]*change
 
 func (c changes) add(typ, id, version string) {
-	if c[typ] == nil {
-		c[typ] = make(map[string]*change)
-	}
 	found := c[typ][id]
 	if found == nil {
 		found = &change{}
-		c[typ][id] = found
+		c.put(typ, id, found)
 	}
 	found.after = append(found.after, version)
+}
+
+// put adds a change.
+func (c changes) put(typ, id string, found *change) {
+	if c[typ] == nil {
+		c[typ] = make(map[string]*change)
+	}
+	c[typ][id] = found
+}
+
+// merge adds what a later look found and reports whether it is of a resource
+// that had not changed before.
+func (c changes) merge(typ, id string, found *change) bool {
+	before := c[typ][id]
+	if before == nil {
+		c.put(typ, id, found)
+		return true
+	}
+	for _, version := range found.after {
+		if !slices.Contains(before.after, version) {
+			before.after = append(before.after, version)
+		}
+	}
+	return false
 }
 
 // An event is one entry of a history.
@@ -281,7 +305,8 @@ func (a *attempt) versionBefore(ctx context.Context, typ, id string, c *change, 
 		was.resource = resource
 		return was, nil
 	}
-	was.known = was.known || first == 1
+	// Whatever there was, down to the first version, came later.
+	was.known = was.known || first <= maxVersions
 	return was, nil
 }
 

@@ -3,7 +3,6 @@ package export
 import (
 	"context"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,30 +15,35 @@ import (
 // count of the whole type shows that nothing of it became visible after the
 // plan. Where it does not, as nearly always while the type is written to, the
 // batches are counted again, and what grew is read again.
-func (t *tailer) closeBatches(ctx context.Context, r *reader, planned plannedType, gone *departed, result *tailType) error {
-	whole := windowSpec{From: planned.Read.Since, To: planned.Read.Until}
-	if planned.Counted >= 0 {
-		now, err := r.count(ctx, whole)
-		if err != nil && !denied(err) {
+func (t *tailer) closeBatches(ctx context.Context, r *reader, planned plannedType, counted int64, gone *departed, result *tailType) error {
+	if counted >= 0 && planned.Counted >= 0 && counted <= planned.Counted-gone.changed*int64(len(planned.Read.Alternatives)) {
+		return nil
+	}
+	g, err := t.newGrowth(r, planned, gone, result)
+	if err != nil {
+		return err
+	}
+	var grown []*provenWindow
+	for n := 1; ; n++ {
+		counts, err := g.countUnits(ctx)
+		if err != nil {
 			return err
 		}
-		if err == nil && now >= 0 && now <= planned.Counted-gone.changed*int64(len(planned.Read.Alternatives)) {
-			return nil
+		had := g.slack
+		changed, err := g.follow(ctx) // what left before the counts is known only now
+		if err != nil {
+			return err
+		}
+		grown = grown[:0]
+		for i, u := range g.windows {
+			if t.account.units[u.unit].summary.Proven && counts[i] > u.holds-g.slack {
+				grown = append(grown, u)
+			}
+		}
+		if len(grown) == 0 || !changed || n >= tries && g.slack == had || n >= maxCensus {
+			break
 		}
 	}
-	units, err := t.account.windows(planned)
-	if err != nil {
-		return err
-	}
-	grown, err := t.grownBatches(ctx, r, units, gone)
-	if err != nil || len(grown) == 0 {
-		return err
-	}
-	known, err := t.known(ctx, planned.Type)
-	if err != nil {
-		return err
-	}
-	g := &growth{tailer: t, reader: r, known: known, result: result}
 	for _, u := range grown {
 		b := *r.batch
 		b.from, b.to, b.lenient = u.sliceSpec.Batch.From, u.sliceSpec.Batch.To, false
@@ -54,34 +58,22 @@ func (t *tailer) closeBatches(ctx context.Context, r *reader, planned plannedTyp
 	return nil
 }
 
-// grownBatches returns the units whose batches may hold more than was read of
-// them. Those of which it has been said that counts prove nothing are passed over.
-func (t *tailer) grownBatches(ctx context.Context, r *reader, units []provenWindow, gone *departed) ([]provenWindow, error) {
-	var (
-		mu    sync.Mutex // guards grown
-		grown []provenWindow
-	)
+// countUnits counts the batches of all units but those of which it has been said
+// that counts prove nothing.
+func (g *growth) countUnits(ctx context.Context) ([]int64, error) {
+	counts := make([]int64, len(g.windows))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(t.c.PlanConcurrency)
-	for _, u := range units {
-		summary := t.account.units[u.unit].summary
-		if !summary.Proven {
+	group.SetLimit(g.c.PlanConcurrency)
+	for i, u := range g.windows {
+		if !g.account.units[u.unit].summary.Proven {
 			continue
 		}
-		group.Go(func() error {
-			now, err := r.countBatches(ctx, u.windowSpec, u.sliceSpec.Batch)
-			if err != nil {
-				return err
-			}
-			if now > summary.Read-u.sliceSpec.searches()*(gone.exported[u.unit]+gone.doubtful) {
-				mu.Lock()
-				defer mu.Unlock()
-				grown = append(grown, u)
-			}
-			return nil
+		group.Go(func() (err error) {
+			counts[i], err = g.reader.countBatches(ctx, u.windowSpec, u.sliceSpec.Batch)
+			return err
 		})
 	}
-	return grown, group.Wait()
+	return counts, group.Wait()
 }
 
 // missingPatients says which of the patients asked for the upstream does not

@@ -23,8 +23,8 @@ type departed struct {
 	doubtful int64
 }
 
-// departed reads which exported lines have changed since, and leaves the others
-// in t.changed.
+// departed reads which exported lines have changed since, and marks them in
+// t.changed.
 func (t *tailer) departed(ctx context.Context, planned plannedType, b *batch) (*departed, error) {
 	if d := t.left[planned.Type]; d != nil {
 		return &departed{changed: d.changed, exported: d.exported, doubtful: d.doubtful}, nil
@@ -39,11 +39,12 @@ func (t *tailer) departed(ctx context.Context, planned plannedType, b *batch) (*
 	if len(changed) > 0 {
 		subset := elementsOf(t.job.Request, planned.Type) != nil
 		err := t.eachExported(ctx, t.account, planned.Type, func(unit int, h fhir.Header, line []byte) {
-			if changed[h.ID] == nil {
+			c := changed[h.ID]
+			if c == nil {
 				return
 			}
 			d.exported[unit]++
-			delete(changed, h.ID)
+			c.exported = true
 			if planned.Read.Scope == scopeCohort && (subset || b.shares(h, line)) {
 				d.doubtful++ // a batch of another patient may have counted it
 			}
@@ -85,10 +86,9 @@ func (d *departed) note(r *reader, was former, h fhir.Header, wanted bool) {
 }
 
 // from takes off what each window does not hold any more.
-func (d *departed) from(windows []provenWindow) {
+func (d *departed) from(windows []*provenWindow) {
 	slices.SortFunc(d.outside, time.Time.Compare)
-	for i := range windows {
-		w := &windows[i]
+	for _, w := range windows {
 		gone := d.exported[w.unit]
 		first, _ := slices.BinarySearchFunc(d.outside, w.From, time.Time.Compare)
 		last := len(d.outside)

@@ -114,7 +114,7 @@ func (c *account) windows(planned plannedType) ([]provenWindow, error) {
 		}
 		w := provenWindow{sliceSpec: spec, windowSpec: spec.Window, unit: i, holds: u.summary.Seen, exact: spec.searches() == 1}
 		if !w.exact || w.holds == 0 {
-			w.holds = u.summary.Read
+			w.holds = u.summary.Read - u.summary.Late
 		}
 		all = append(all, w)
 	}

@@ -208,12 +208,14 @@ func (r *reader) shrinks() bool {
 }
 
 func (r *reader) proven(counted, read int64) {
+	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.metrics.windows.WithLabelValues("proven").Inc()
 }
 
 // differs records a difference that stays.
 func (r *reader) differs(counted, read int64) {
+	r.summary.Late += r.late
 	r.summary.add(counted, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("differs").Inc()
@@ -230,6 +232,7 @@ func (r *reader) differs(counted, read int64) {
 
 // unproven records a window that no count can prove.
 func (r *reader) unproven(read int64) {
+	r.summary.Late += r.late
 	r.summary.add(-1, read)
 	r.summary.Proven = false
 	r.metrics.windows.WithLabelValues("uncounted").Inc()

@@ -181,6 +181,7 @@ type readSummary struct {
 	// Seen is the number of distinct ids that were in a window in any pass.
 	// Read is of the last one, and counts what several alternatives find again.
 	Seen   int64 `json:"seen,omitempty"`
+	Late   int64 `json:"late,omitempty"` // of Read, those that changed while their page was on the way
 	Proven bool  `json:"proven"`
 	// References is the storage key of what the exported resources refer to,
 	// and Stray the number of references that it could not take.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -43,6 +44,8 @@ type tailer struct {
 	changed changes
 	checked map[string]bool // types of which changed holds deletions too
 	left    map[string]*departed
+	looked  time.Time     // when the first look for changes began
+	census  map[int]int64 // counts at the end, by the place in the plan; -1 if none could be had
 
 	said   notes
 	out    []*segments
@@ -68,16 +71,27 @@ func (a *attempt) tail(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	types := slices.Clone(account.plan.Types)
-	slices.SortFunc(types, func(x, y plannedType) int { return strings.Compare(x.Type, y.Type) })
-	for _, planned := range types {
+	if err := t.takeCensus(ctx); err != nil {
+		return jobs.Result{}, err
+	}
+	types := account.plan.Types
+	order := make([]int, len(types))
+	for i := range types {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return strings.Compare(types[x].Type, types[y].Type) })
+	for _, i := range order {
+		planned, counted := types[i], int64(-1)
+		if n, ok := t.census[i]; ok {
+			counted = n
+		}
 		if a.refs == nil {
 			a.refs = a.newReferences(planned.Read.Follow)
 		}
 		if planned.Empty && touched != nil && !touched[planned.Type] && len(t.changed[planned.Type]) == 0 {
 			continue
 		}
-		if err := t.catchUp(ctx, planned); err != nil {
+		if err := t.catchUp(ctx, planned, counted); err != nil {
 			return jobs.Result{}, err
 		}
 	}
@@ -116,11 +130,12 @@ func (a *attempt) afterwards() windowSpec {
 // findChanges finds what changed after the transaction time: in the upstream's
 // history, which has deletions too, or else by searching.
 func (t *tailer) findChanges(ctx context.Context) error {
-	since := t.afterwards().From
+	since := t.leaving()
+	t.looked = t.c.Now()
 	search := t.account.exportTypes() // the types without a history
 	t.changed, t.checked = make(changes), make(map[string]bool)
 	if t.hasHistory() && len(search) > 0 {
-		found, unread, err := t.changesByHistory(ctx, search, since)
+		found, unread, err := t.changesSince(ctx, search, since)
 		switch {
 		case err == nil:
 			t.changed, t.checked = found, search
@@ -133,10 +148,7 @@ func (t *tailer) findChanges(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(search) > 0 {
-		t.said.add(jobs.SeverityInformation, fhir.IssueInformational,
-			"The upstream offers no history of changes that could be read, at least of some types, so resources that were deleted while this export ran, before they could be read, are not in it.")
-	}
+	defer t.sayBlind(search)
 	if t.facts.LastUpdated != upstream.Works {
 		return nil // the plan has said what that means
 	}
@@ -146,7 +158,7 @@ func (t *tailer) findChanges(ctx context.Context) error {
 			return err
 		}
 		for _, query := range queries {
-			err := t.changesBySearch(ctx, typ, query, since, t.changed)
+			err := t.changesBySearch(ctx, typ, query, t.afterwards().From, t.changed)
 			if err == nil {
 				continue
 			}
@@ -160,15 +172,109 @@ func (t *tailer) findChanges(ctx context.Context) error {
 	return nil
 }
 
+// sayBlind says of which types deletions could not be found. Where something was
+// changed, something may have been deleted too.
+func (t *tailer) sayBlind(types map[string]bool) {
+	if len(types) == 0 {
+		return
+	}
+	severity, code := jobs.SeverityInformation, fhir.IssueInformational
+	for typ := range types {
+		if len(t.changed[typ]) > 0 {
+			severity, code = jobs.SeverityWarning, fhir.IssueIncomplete
+		}
+	}
+	t.said.add(severity, code,
+		"The upstream offers no history of changes that could be read, at least of some types, so resources that were deleted while this export ran, before they could be read, are not in it.")
+}
+
+// leaving is from when on a change makes a resource leave its window: from after
+// the transaction time. An earlier _until is such an instant too, though what
+// left long before the windows were read does not matter.
+func (t *tailer) leaving() time.Time {
+	since := t.afterwards().From
+	until := t.job.Request.Until
+	if until.IsZero() || until.After(t.job.TransactionTime) {
+		return since
+	}
+	if until = until.Truncate(tick).Add(tick); until.After(t.unsettled(t.job.TransactionTime)) {
+		return until
+	}
+	return t.unsettled(t.job.TransactionTime)
+}
+
+// unsettled is before everything that was stamped by an instant and may not have
+// been visible by then.
+func (a *attempt) unsettled(at time.Time) time.Time {
+	const slack = 2 * tick
+	return at.Add(-a.settling() - slack).Truncate(tick)
+}
+
+// changesSince returns what changed at or after an instant. What did so before
+// the transaction time only left its window.
+func (t *tailer) changesSince(ctx context.Context, types map[string]bool, since time.Time) (found changes, unread []string, err error) {
+	found, unread, err = t.changesByHistory(ctx, types, since)
+	after := t.afterwards().From
+	if err != nil || !since.Before(after) {
+		return found, unread, err
+	}
+	later, unreadLater, err := t.changesByHistory(ctx, types, after)
+	if err != nil {
+		return nil, nil, err
+	}
+	for typ, ids := range found {
+		for id, c := range ids {
+			c.before = true
+			if l := later[typ][id]; l != nil {
+				ids[id] = l
+			}
+		}
+	}
+	return found, append(unread, unreadLater...), nil
+}
+
+// lookAgain looks for changes and returns those of resources that had not
+// changed at any former look. Of types without a history, whose deletions could
+// not be found, it returns none.
+func (t *tailer) lookAgain(ctx context.Context, types map[string]bool) (changes, error) {
+	types = maps.Clone(types)
+	maps.DeleteFunc(types, func(typ string, _ bool) bool { return !t.checked[typ] })
+	if len(types) == 0 {
+		return nil, nil
+	}
+	since := t.unsettled(t.looked.Add(t.facts.ClockOffset))
+	if from := t.leaving(); since.Before(from) {
+		since = from
+	}
+	found, unread, err := t.changesSince(ctx, types, since)
+	switch {
+	case err != nil && (denied(err) || errors.Is(err, errChain)):
+		unread = slices.Collect(maps.Keys(types))
+	case err != nil:
+		return nil, err
+	}
+	for _, typ := range unread {
+		delete(t.checked, typ)
+	}
+	fresh := make(changes)
+	for typ, ids := range found {
+		for id, c := range ids {
+			if t.changed.merge(typ, id, c) {
+				fresh.put(typ, id, c)
+			}
+		}
+	}
+	return fresh, nil
+}
+
 // touched returns the types of which something changed so short before the
 // transaction time that the plan may not have seen it. Nil means any type.
 func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
 	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 {
 		return nil, nil
 	}
-	const slack = 2 * tick
 	found := make(map[string]bool)
-	_, err := t.history(ctx, t.account.exportTypes(), t.job.TransactionTime.Add(-t.settling()-slack), func(e event) error {
+	_, err := t.history(ctx, t.account.exportTypes(), t.unsettled(t.job.TransactionTime), func(e event) error {
 		found[e.typ] = true
 		return nil
 	})
@@ -179,7 +285,7 @@ func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
 }
 
 // catchUp does all that is left to do for one type.
-func (t *tailer) catchUp(ctx context.Context, planned plannedType) error {
+func (t *tailer) catchUp(ctx context.Context, planned plannedType, counted int64) error {
 	out := t.newSegments(jobs.KindOutput, planned.Type)
 	t.out = append(t.out, out)
 	result := tailType{Type: planned.Type}
@@ -200,7 +306,7 @@ func (t *tailer) catchUp(ctx context.Context, planned plannedType) error {
 	if err := t.bringBack(ctx, r, t.changed[planned.Type], gone, &result); err != nil {
 		return err
 	}
-	if err := t.closeType(ctx, r, planned, gone, &result); err != nil {
+	if err := t.closeType(ctx, r, planned, counted, gone, &result); err != nil {
 		return err
 	}
 	if err := t.missingPatients(ctx, r, planned, added); err != nil {
@@ -222,13 +328,14 @@ type lost struct {
 // transaction time or else in their newest version.
 func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*change, gone *departed, result *tailType) error {
 	var (
-		mu    sync.Mutex // guards the rest
-		count lost
+		mu          sync.Mutex // guards the rest
+		count       lost
+		past, newer int64
 	)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(t.c.PlanConcurrency)
 	for id, c := range changed {
-		if c.made() {
+		if c.exported || c.before || c.made() {
 			continue
 		}
 		group.Go(func() error {
@@ -257,9 +364,9 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 				return nil
 			}
 			if was.newest {
-				result.Newer++
+				newer++
 			} else {
-				result.Past++
+				past++
 			}
 			return r.sink(ctx, h, was.resource)
 		})
@@ -267,7 +374,9 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	t.sayLost(r.spec.Type, result.Newer, count)
+	t.sayLost(r.spec.Type, newer, count)
+	result.Past += past
+	result.Newer += newer
 	return nil
 }
 

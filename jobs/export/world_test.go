@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
@@ -63,6 +64,8 @@ type settings struct {
 	// referenced are types that are exported where they are referred to.
 	referenced []string
 	clock      func() time.Time // of the job store; nil: the real one
+	// before is called before each request to the server; nil: nothing is.
+	before func(*fakefhir.Server, *http.Request)
 }
 
 func newWorld(t *testing.T, s settings) *world {
@@ -77,7 +80,12 @@ func newWorld(t *testing.T, s settings) *world {
 		s.pageSize = 40
 	}
 	w := &world{srv: fakefhir.New(s.server), workers: 4}
-	listener := httptest.NewServer(w.srv)
+	listener := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if s.before != nil {
+			s.before(w.srv, r)
+		}
+		w.srv.ServeHTTP(rw, r)
+	}))
 	t.Cleanup(listener.Close)
 	base, err := url.Parse(listener.URL + "/fhir")
 	must(t, err)
