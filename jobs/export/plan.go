@@ -73,6 +73,7 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 		all = slices.Insert(slices.Delete(all, i, i+1), 0, p.facts.ProbeType)
 	}
 	types := p.sort(all, listed)
+	p.sayUnproven(types.byPatient)
 	if len(types.byPatient) > 0 && !listed {
 		if settled := a.settled(); a.c.Now().Before(settled) {
 			return jobs.Result{}, &jobs.WaitError{Until: settled} // patients may still become visible
@@ -80,6 +81,7 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 		if patients, err = p.population(ctx, at); err != nil {
 			return jobs.Result{}, err
 		}
+		p.sayStrays(types.byPatient, len(patients))
 		if spec.Patients = len(patients); len(patients) > 0 {
 			if spec.Cohort, err = p.storeCohort(ctx, patients); err != nil {
 				return jobs.Result{}, err
@@ -245,6 +247,8 @@ func (p *planner) typesOf(listed, associated bool) []string {
 			if asked {
 				p.said.add(jobs.SeverityWarning, fhir.IssueNotSupported, "Group: groups of the patients asked for were left out, because they name other patients too.")
 			}
+		case t.Type == "Group" && request.Level == jobs.LevelGroup && !p.filtered(t.Type):
+			types = append(types, t.Type) // can be read
 		case !p.facts.Capabilities.Can(t.Type, "search-type"):
 			if asked {
 				p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream's statement does not offer to search it.", t.Type)

@@ -109,15 +109,15 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	if !batches {
 		return p.cutType(ctx, read, counted)
 	}
-	p.sayLacking(read.Type, lacking)
+	p.sayLacking(jobs.SeverityWarning, read.Type, lacking)
 	read.Scope = scopeCohort
 	p.batchUnits(read, plan, by, counted, held)
 	return nil
 }
 
-func (p *planner) sayLacking(typ string, lacking []string) {
+func (p *planner) sayLacking(severity jobs.Severity, typ string, lacking []string) {
 	if len(lacking) > 0 {
-		p.say(jobs.SeverityWarning, fhir.IssueIncomplete,
+		p.say(severity, fhir.IssueIncomplete,
 			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", typ, strings.Join(lacking, " and by "))
 	}
 }
@@ -137,10 +137,8 @@ func (p *planner) onlyByPatient(read readSpec, plan planSpec, by batchSpec, lack
 			"%s could not be exported: the upstream offers none of the search parameters that find it by patient.", read.Type)
 		return
 	}
-	p.sayLacking(read.Type, lacking)
-	if read.Said = !p.provable(); read.Said { // or each slice would say it
-		p.say(jobs.SeverityError, fhir.IssueIncomplete, unprovenText, read.Type, "")
-	}
+	p.sayLacking(jobs.SeverityError, read.Type, lacking)
+	read.Said = !p.provable() // by the root
 	read.Scope = scopeCohort
 	p.batchUnits(read, plan, by, -1, 0)
 }
@@ -208,6 +206,7 @@ func (p *planner) batchUnits(read readSpec, plan planSpec, by batchSpec, counted
 // patients are nobody's business here.
 func (p *planner) onlyGroup(read readSpec) error {
 	read.Scope = scopeID
+	byID := !p.facts.Capabilities.Can("Group", "search-type")
 	id := "_id=" + url.QueryEscape(p.job.Request.GroupID)
 	alternatives := make([]string, len(read.Alternatives))
 	for i, filter := range read.Alternatives {
@@ -218,7 +217,7 @@ func (p *planner) onlyGroup(read readSpec) error {
 	defer p.mu.Unlock()
 	p.units = append(p.units, jobs.Unit{
 		ID: "slice-Group-00001", Kind: jobs.UnitSlice, Type: "Group", Weight: 1,
-		Spec: encode(sliceSpec{Read: read, Window: windowSpec{From: read.Since, To: read.Until, Counted: -1}}),
+		Spec: encode(sliceSpec{Read: read, Window: windowSpec{From: read.Since, To: read.Until, Counted: -1}, ByID: byID}),
 	})
 	p.summary.Types = append(p.summary.Types, plannedType{Type: "Group", Counted: -1, Read: read})
 	return nil

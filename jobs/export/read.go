@@ -110,6 +110,10 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			r.proven(read, read)
 			return nil
 		}
+		if counted < 0 && r.spec.Scope == scopeID && read == 1 {
+			r.proven(read, read)
+			return nil
+		}
 		if counted < 0 {
 			r.unproven(read)
 			return nil

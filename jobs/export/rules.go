@@ -127,6 +127,27 @@ func (p *planner) provable() bool {
 	return p.facts.LastPageTotal || p.facts.Counts == upstream.Works || p.facts.Counts == upstream.Unknown
 }
 
+// sayUnproven says once of the types that are found by patient only what each of
+// their slices would say.
+func (p *planner) sayUnproven(types []string) {
+	names := slices.DeleteFunc(slices.Clone(types), func(typ string) bool {
+		return p.facts.Rule(typ).Search != profile.ScopePatient
+	})
+	if len(names) > 0 && !p.provable() {
+		p.said.add(jobs.SeverityError, fhir.IssueIncomplete, unprovenText, strings.Join(names, ", "), "")
+	}
+}
+
+// sayStrays says which resources of types that are found by patient only an
+// export of everything does not have.
+func (p *planner) sayStrays(types []string, patients int) {
+	if p.job.Request.Level == jobs.LevelSystem {
+		p.said.add(jobs.SeverityError, fhir.IssueIncomplete,
+			"%s: the upstream finds them by patient only, so they were searched for each of %d patients. Those that belong to none of these are not in this export.",
+			strings.Join(types, ", "), patients)
+	}
+}
+
 // population returns the ids of all patients, sorted, for an export that names
 // none of an upstream that finds resources by patient only.
 func (p *planner) population(ctx context.Context, at time.Time) ([]string, error) {

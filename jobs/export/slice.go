@@ -3,9 +3,11 @@ package export
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"spillway/jobs"
+	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -52,12 +54,35 @@ func (r *reader) proveSlice(ctx context.Context, spec sliceSpec) error {
 	case scopeCohort:
 		return r.proveBatches(ctx, window, spec.Batch)
 	case scopeID: // not counted when it was planned
+		if spec.ByID {
+			return r.readOne(ctx)
+		}
 		var err error
 		if window.Counted, err = r.count(ctx, window); err != nil {
 			return err
 		}
 	}
 	return r.prove(ctx, window)
+}
+
+// readOne reads the one resource of scopeID.
+func (r *reader) readOne(ctx context.Context) error {
+	resource, err := r.c.Upstream.Read(ctx, r.spec.Type, r.batch.only)
+	if errors.Is(err, upstream.ErrNotFound) || errors.Is(err, upstream.ErrGone) {
+		return nil // it was deleted since the plan, which read it
+	}
+	if err != nil {
+		return err
+	}
+	h, err := fhir.ReadHeader(resource)
+	if err != nil {
+		return malformed(r.spec.Type, err)
+	}
+	r.summary.Counted, r.summary.Read = 1, 1
+	if !r.spec.inTime(h) || !r.seen.add(h.ID) {
+		return nil
+	}
+	return r.sink(ctx, h, resource)
 }
 
 // lineWriter returns a sink that writes resources as lines, cut down to the

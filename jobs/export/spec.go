@@ -99,6 +99,9 @@ type sliceSpec struct {
 	Read   readSpec   `json:"read"`
 	Window windowSpec `json:"window"`
 	Batch  batchSpec  `json:"batch,omitzero"` // at scopeCohort only
+	// ByID says that the one resource of scopeID is read, because the upstream
+	// does not search its type.
+	ByID bool `json:"byId,omitempty"`
 }
 
 // searches is how many searches may each count a resource of the slice.

@@ -30,6 +30,7 @@ import (
 	"spillway/storage/disk"
 	"spillway/test/fakefhir"
 	"spillway/upstream"
+	"spillway/upstream/profile"
 )
 
 // smallSet has about 2,400 resources with clusters of equal timestamps.
@@ -60,6 +61,7 @@ type settings struct {
 	fileSize int64
 	encoding jobs.Encoding
 	settle   time.Duration
+	profile  *profile.Profile // nil: by the server's statement
 	cohorts  export.Cohorts
 	// referenced are types that are exported where they are referred to.
 	referenced []string
@@ -91,7 +93,7 @@ func newWorld(t *testing.T, s settings) *world {
 	must(t, err)
 	w.base = base.String()
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
-	w.client, err = upstream.New(upstream.Config{URL: base, PageSize: s.pageSize, Timeout: 5 * time.Second, MaxOutage: 2 * time.Second, Logger: quiet})
+	w.client, err = upstream.New(upstream.Config{URL: base, PageSize: s.pageSize, Profile: s.profile, Timeout: 5 * time.Second, MaxOutage: 2 * time.Second, Logger: quiet})
 	must(t, err)
 	dir := t.TempDir()
 	var options []boltstore.Option

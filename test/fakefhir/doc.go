@@ -28,6 +28,7 @@
 //   - store.go: versions in memory; references.go: who points to whom;
 //     compartment.go: who belongs to a patient
 //   - dataset.go, generate*.go, vocabulary.go: the synthetic resources
+//   - dialect.go, dialects.go: the servers that can be played besides, as data
 //   - bulk.go: any number of Observations, computed when asked for
 //   - cmd/fakefhir: all of it as a process
 //
@@ -39,6 +40,10 @@
 // that begin with "_" are ignored. Cache-Control: no-store, max-results=N gives
 // one page without a next link, which passes over _offset rows. A transaction has one lastUpdated, of its
 // beginning. Deletions in a history have neither a resource nor a time.
+//
+// Options.Like plays other servers: their statement, limits, refusals and next
+// links, as far as an exporter meets them. What stands in dialects.go comes from
+// their documentation and from what others saw, not from running them.
 //
 // # Not as HAPI
 //

@@ -85,6 +85,9 @@ func (x *exchange) classify(parts []string) {
 	if parts[0] == "" {
 		parts = nil
 	}
+	if reading {
+		x.untoken()
+	}
 	if id := x.params.Get("_getpages"); id != "" && reading {
 		x.classifyNext(id)
 		return
@@ -110,6 +113,8 @@ func (x *exchange) classify(parts []string) {
 		x.kind, x.page = KindSearch, 1
 		if isCount(x.params) {
 			x.kind, x.page = KindCount, 0
+		} else if x.s.d.numbered != "" && x.params.Get(x.s.d.numbered) != "" {
+			x.kind, x.page = KindNext, 2
 		}
 		x.place(parts[:1])
 	case len(parts) == 2 && reading:
@@ -191,6 +196,9 @@ func (x *exchange) dispatch() error {
 	case KindSearch, KindCount:
 		return x.search()
 	case KindNext:
+		if x.s.d.numbered != "" {
+			return x.search()
+		}
 		return x.nextPage()
 	case KindRead:
 		return x.read()

@@ -21,10 +21,16 @@ func (x *exchange) search() error {
 	if s.o.NoDirect {
 		fresh.limit = 0
 	}
-	params := withoutParams(x.params, x.do.IgnoreParams)
-	q, err := s.parseQuery(x.typ, params)
+	params, warned, err := x.screen(withoutParams(x.params, x.do.IgnoreParams))
 	if err != nil {
 		return err
+	}
+	q, err := s.parseQuery(x.typ, withoutParams(params, []string{s.d.numbered}))
+	if err != nil {
+		return err
+	}
+	if most := s.d.pageMaxOf[x.typ]; most > 0 {
+		q.count = min(q.count, most)
 	}
 	limit, offset := 0, 0
 	if fresh.limit > 0 && !q.only {
@@ -48,12 +54,20 @@ func (x *exchange) search() error {
 	}
 	res := &result{
 		typ: x.typ, query: decoded(x.params), rows: s.search(q, limit+offset), total: q.total,
-		final: limit > 0, elements: q.elements, made: s.Now(),
+		final: limit > 0, elements: q.elements, made: s.Now(), warned: warned,
+	}
+	if most := s.d.matchMax[x.typ]; most > 0 && res.rows.len() > most {
+		return &problem{status: http.StatusUnprocessableEntity, code: "too-costly", text: "Too many matches"}
 	}
 	if res.final {
 		key = ""
 	}
 	s.results.keep(res, key)
+	if s.d.numbered != "" {
+		if offset, err = x.numberedOffset(params, q.count); err != nil {
+			return err
+		}
+	}
 	return x.answer(res, offset, q.count, q.only)
 }
 
@@ -67,7 +81,10 @@ func (x *exchange) nextPage() error {
 
 // answer sends one page of a result, or only its count.
 func (x *exchange) answer(res *result, offset, count int, only bool) error {
-	p := &page{result: res, offset: offset, count: count, root: x.root, self: x.self(), link: x.link}
+	p := &page{result: res, offset: offset, count: count, root: x.root, self: x.self(), link: x.link, dialect: &x.s.d}
+	p.query = func(offset int) string { return x.nextQuery(res, offset, count) }
+	// An empty first page is followed by one that begins where it did.
+	p.blank = x.s.d.emptyFirst && x.kind == KindSearch && res.rows.len() > count && !res.final
 	buf := x.s.buffers.Get().(*[]byte)
 	defer x.s.buffers.Put(buf)
 	now := x.s.Now().UnixMilli()

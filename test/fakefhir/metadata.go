@@ -2,6 +2,7 @@ package fakefhir
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -10,11 +11,19 @@ const metadataXML = `<CapabilityStatement xmlns="http://hl7.org/fhir"><status va
 
 // capabilities is a truthful CapabilityStatement.
 func (s *Server) capabilities(root string) []byte {
-	b := fmt.Appendf(nil, `{"resourceType":"CapabilityStatement","id":"fakefhir","name":"FakeFHIR","status":"active",`+
-		`"date":"2025-01-01T00:00:00.000Z","publisher":"Spillway tests","kind":"instance",`+
-		`"software":{"name":"fakefhir","version":"1.10"},"implementation":{"description":"A fake FHIR server","url":%q},`+
-		`"fhirVersion":"4.0.1","format":["application/fhir+json","json"],`+
-		`"rest":[{"mode":"server","resource":[`, root)
+	d := dialect{software: "fakefhir", version: "1.10", publisher: "Spillway tests", description: "A fake FHIR server"}
+	if s.o.Like != "" {
+		d = s.d
+	}
+	b := []byte(`{"resourceType":"CapabilityStatement","id":"fakefhir","name":"FakeFHIR","status":"active","date":"2025-01-01T00:00:00.000Z","kind":"instance",`)
+	if d.publisher != "" {
+		b = fmt.Appendf(b, `"publisher":%q,`, d.publisher)
+	}
+	if d.software != "" {
+		b = fmt.Appendf(b, `"software":{"name":%q,"version":%q},`, d.software, d.version)
+	}
+	b = fmt.Appendf(b, `"implementation":{"description":%q,"url":%q},"fhirVersion":"4.0.1","format":["application/fhir+json","json"],`+
+		`"rest":[{"mode":"server","resource":[`, d.description, root)
 	for i, typ := range knownTypes() {
 		if i > 0 {
 			b = append(b, ',')
@@ -26,13 +35,15 @@ func (s *Server) capabilities(root string) []byte {
 		system = append(system, "history-system")
 	}
 	b = append(b, `],"interaction":[`+codes(system)+`],"searchParam":[`...)
-	b = append(b, searchParams(everyType)...)
-	b = append(b, `,{"name":"_lastUpdated","type":"date"},{"name":"_has","type":"string"}]}]}`...)
-	return b
+	b = append(b, s.searchParams(everyType, "_lastUpdated", "_has")...)
+	return append(b, `]}]}`...)
 }
 
 func (s *Server) appendTypeCapability(b []byte, typ string) []byte {
-	interactions := []string{"read", "vread", "search-type"}
+	interactions := []string{"read", "vread"}
+	if !slices.Contains(s.d.unsearchable, typ) {
+		interactions = append(interactions, "search-type")
+	}
 	params := typeParams[typ]
 	if s.bulk(typ) {
 		params = nil
@@ -44,10 +55,10 @@ func (s *Server) appendTypeCapability(b []byte, typ string) []byte {
 	}
 	b = fmt.Appendf(b, `{"type":%q,"profile":"http://hl7.org/fhir/StructureDefinition/%s","interaction":[%s],`+
 		`"versioning":"versioned","conditionalCreate":false,"searchParam":[`, typ, typ, codes(interactions))
-	b = append(b, `{"name":"_id","type":"token"},{"name":"_lastUpdated","type":"date"}`...)
-	if len(params) > 0 {
+	b = append(b, `{"name":"_id","type":"token"}`...)
+	if rest := s.searchParams(params, "_lastUpdated"); rest != "" {
 		b = append(b, ',')
-		b = append(b, searchParams(params)...)
+		b = append(b, rest...)
 	}
 	return append(b, `]}`...)
 }
@@ -60,10 +71,19 @@ func codes(list []string) string {
 	return strings.Join(out, ",")
 }
 
-func searchParams(list []param) string {
+// searchParams lists those that the server knows, and others that stand in no table.
+func (s *Server) searchParams(list []param, others ...string) string {
 	var out []string
+	add := func(name, typ string) {
+		if !s.d.hides(name) {
+			out = append(out, fmt.Sprintf(`{"name":%q,"type":%q}`, name, typ))
+		}
+	}
 	for _, p := range list {
-		out = append(out, fmt.Sprintf(`{"name":%q,"type":%q}`, p.name, p.typ))
+		add(p.name, string(p.typ))
+	}
+	for _, name := range others {
+		add(name, map[string]string{"_lastUpdated": "date", "_has": "string"}[name])
 	}
 	return strings.Join(out, ",")
 }

@@ -13,6 +13,13 @@ type Options struct {
 	// as "http://10.0.0.7:8080/fhir". "": the host of the request and Path.
 	URL string
 
+	// Like is the server that is played, one of Dialects: what its statement
+	// says, its limits, what it demands of searches, how its next links look.
+	// Fields below that are set win over it. "": HAPI, but for its statement.
+	Like string
+	// OffsetMax is the largest offset, of a server whose next links have offsets.
+	OffsetMax int
+
 	// Dataset is loaded at start. nil: nothing. It may be shared by servers.
 	Dataset *Dataset
 	// Bulk, if not nil, serves Observation (read only); other types come from

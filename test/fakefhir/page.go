@@ -14,6 +14,10 @@ type page struct {
 	root   string
 	self   string
 	link   func(query string) string // makes a next link of a query
+	query  func(offset int) string   // makes the query of a next link
+
+	dialect *dialect
+	blank   bool // shows nothing; the next page begins where it does
 }
 
 // number is the page's number, from 1.
@@ -22,7 +26,11 @@ func (p *page) number() int { return p.offset/p.count + 1 }
 // appendCount writes the Bundle of a request that wanted only a number.
 func (p *page) appendCount(dst []byte, now int64, do *Do) []byte {
 	dst = appendBundleStart(dst, "searchset", p.result.id, now)
-	dst = do.appendTotal(dst, p.result.rows.len())
+	n := p.result.rows.len()
+	if p.dialect.estimates {
+		n = estimate(n)
+	}
+	dst = do.appendTotal(dst, n)
 	return append(appendLinks(dst, p.self, ""), '}')
 }
 
@@ -41,29 +49,58 @@ func (p *page) appendPage(dst []byte, now int64, do *Do, linksLast bool) (_ []by
 	}
 
 	dst = appendBundleStart(dst, "searchset", p.result.id, now)
-	if p.result.total || p.result.final || p.offset == 0 && n <= p.count {
-		dst = do.appendTotal(dst, n)
+	if total, told := p.total(n, more); told {
+		dst = do.appendTotal(dst, total)
 	}
 	next := ""
-	if (more || do.Endless) && (do.EndChainEarly <= 0 || p.number() < do.EndChainEarly) {
+	switch {
+	case p.blank:
+		next = p.next(offset, do)
+	case (more || do.Endless) && (do.EndChainEarly <= 0 || p.number() < do.EndChainEarly):
 		next = p.next(offset+p.count, do)
 	}
 	if !linksLast {
 		dst = appendLinks(dst, p.self, next)
 	}
-	dst, entries = p.appendEntries(dst, p.indexes(first, n, do), do)
+	var shown []int
+	if !p.blank {
+		for i := max(first-p.dialect.overlap, 0); i < min(first, n); i++ {
+			shown = append(shown, i) // once more
+		}
+		shown = append(shown, p.indexes(first, n, do)...)
+	}
+	dst, entries = p.appendEntries(dst, shown, do)
 	if linksLast {
 		dst = appendLinks(dst, p.self, next)
 	}
 	return append(dst, '}'), entries
 }
 
+// total is what the page states, if it does.
+func (p *page) total(n int, more bool) (total int, told bool) {
+	switch p.dialect.total {
+	case totalNever:
+		return 0, false
+	case totalIfAsked:
+		return n, p.result.total || p.result.final
+	case totalEstimate:
+		if more {
+			n = estimate(n)
+		}
+		return n, true
+	}
+	return n, p.result.total || p.result.final || p.offset == 0 && n <= p.count
+}
+
+// estimate is about n.
+func estimate(n int) int { return n - n/7 }
+
 // next is the next link for an offset.
 func (p *page) next(offset int, do *Do) string {
 	if do.LoopNext {
 		offset = p.offset
 	}
-	query := fmt.Sprintf("?_getpages=%s&_getpagesoffset=%d&_count=%d&_bundletype=searchset", p.result.id, offset, p.count)
+	query := p.query(offset)
 	if do.ForeignNext != "" {
 		return do.ForeignNext + query
 	}
@@ -89,6 +126,9 @@ func (p *page) indexes(first, n int, do *Do) []int {
 
 func (p *page) appendEntries(dst []byte, indexes []int, do *Do) (_ []byte, entries int) {
 	extra := do.extraEntries(p.result.typ)
+	if p.result.warned {
+		extra = append(extra, AddEntry{Mode: "outcome", Resource: outcome("warning", "not-supported", "A parameter was ignored")})
+	}
 	if len(indexes)+len(extra) == 0 {
 		return dst, 0 // an empty array is not valid FHIR
 	}

@@ -61,7 +61,11 @@ func (x *exchange) sendJSON(status int, body []byte) {
 			body = b.Bytes()
 		}
 	}
-	x.send(status, jsonType, body)
+	typ := jsonType
+	if x.s.d.contentType != "" {
+		typ = x.s.d.contentType
+	}
+	x.send(status, typ, body)
 }
 
 // send answers, compressed if that is accepted, with the faults of the wire.

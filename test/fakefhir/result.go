@@ -20,6 +20,7 @@ type result struct {
 	rows     rows
 	total    bool // shown on every page
 	final    bool // has no next links
+	warned   bool // a parameter was ignored
 	elements []string
 	made     time.Time
 }

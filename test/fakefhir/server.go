@@ -16,6 +16,7 @@ import (
 // Server is a fake FHIR R4 server. All methods may be called at any time.
 type Server struct {
 	o       Options
+	d       dialect
 	store   *store
 	results *results
 	script  *script
@@ -36,6 +37,7 @@ func New(o Options) *Server {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	d := o.speak()
 	if o.PageMax <= 0 {
 		o.PageMax = 1000
 	}
@@ -46,6 +48,7 @@ func New(o Options) *Server {
 	o.Alias = strings.TrimSuffix(o.Alias, "/")
 	return &Server{
 		o:       o,
+		d:       d,
 		store:   newStore(o.Dataset),
 		results: newResults(o.ResultTTL, o.ResultCache),
 		script:  newScript(),

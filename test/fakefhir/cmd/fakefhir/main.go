@@ -7,6 +7,7 @@
 //	fakefhir -bulk 1000000 -addr 127.0.0.1:8080
 //	fakefhir -patients 200000 -brief 100000
 //	fakefhir -patients 5 -script faults.json
+//	fakefhir -patients 5 -like epic
 //	fakefhir -patients 20 -transactions | gzip >generated.ndjson.gz
 //
 // With -transactions it serves nothing but prints the resources as transaction
@@ -25,6 +26,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -48,7 +51,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	members := flags.Int("brief", 0, "patients with very little data, of which this `number` are in the Group \"brief\"")
 	seed := flags.Uint64("seed", 1, "seed of the generated resources")
 	path := flags.String("base", "/fhir", "`path` of the FHIR root")
-	pageMax := flags.Int("page-max", 1000, "largest page")
+	like := flags.String("like", "", "`server` that is played: "+strings.Join(fakefhir.Dialects(), ", "))
+	pageMax := flags.Int("page-max", 0, "largest page; 0: as the server that is played, or 1000")
 	latency := flags.Duration("latency", 0, "waited before every answer")
 	noGzip := flags.Bool("no-gzip", false, "compress nothing")
 	noDirect := flags.Bool("no-direct", false, "know no pages past the store of searches, as servers other than HAPI")
@@ -60,7 +64,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	patientsGiven := false
 	flags.Visit(func(f *flag.Flag) { patientsGiven = patientsGiven || f.Name == "patients" })
 
-	o := fakefhir.Options{Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency, NoGzip: *noGzip, NoDirect: *noDirect}
+	if *like != "" && !slices.Contains(fakefhir.Dialects(), *like) {
+		return fmt.Errorf("-like %s: want one of %s", *like, strings.Join(fakefhir.Dialects(), ", "))
+	}
+	o := fakefhir.Options{Like: *like, Path: *path, AtRoot: *path == "/", PageMax: *pageMax, Latency: *latency, NoGzip: *noGzip, NoDirect: *noDirect}
 	if *bulk > 0 {
 		o.Bulk = fakefhir.Bulk(*bulk)
 	}
