@@ -235,6 +235,16 @@ func (l *learner) look(ctx context.Context, s Search, own ...string) (glance, *r
 		return glance{}, nil, err
 	}
 	g, err := l.follow(ctx, r, s.Type)
+	if err != nil || g.Next == "" || len(g.resources) > 0 {
+		return g, r, err
+	}
+	// Some servers begin with an empty page, from which a link leads on.
+	u, err := l.c.place.resolve(r.url, g.Next)
+	if err != nil {
+		return g, r, nil // probeNext looks into this
+	}
+	r = &request{kind: kindProbe, op: r.op, method: http.MethodGet, url: u, next: true}
+	g, err = l.follow(ctx, r, s.Type)
 	return g, r, err
 }
 

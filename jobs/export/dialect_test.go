@@ -27,6 +27,9 @@ func TestDialectsAreKnown(t *testing.T) {
 			if facts.Profile.Name != name || !strings.Contains(facts.ProfileBy, " says ") {
 				t.Errorf("taken for %s, because %s", facts.Profile.Name, facts.ProfileBy)
 			}
+			if facts.ProbeType == "" && !facts.Profile.Patients.Required {
+				t.Errorf("nothing was probed: %q", facts.Problems)
+			}
 			if len(facts.Overruled) > 0 {
 				t.Errorf("the probes found otherwise: %q", facts.Overruled)
 			}

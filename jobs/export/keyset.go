@@ -93,7 +93,7 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 		}
 		full := page.Full || page.Next != ""
 		switch {
-		case order.broken || order.none() && page.Entries > 0 && full:
+		case order.broken || order.none() && (page.Entries > 0 && full || page.Next != ""):
 			return r.chain(ctx, r.plain(s, w), w, counted)
 		case !full && s.To.Equal(w.To), order.none() && s.To.Equal(w.To):
 			return nil

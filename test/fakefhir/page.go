@@ -93,7 +93,7 @@ func (p *page) total(n int, more bool) (total int, told bool) {
 }
 
 // estimate is about n.
-func estimate(n int) int { return n - n/7 }
+func estimate(n int) int { return n - n/7 - min(n/2, 1) }
 
 // next is the next link for an offset.
 func (p *page) next(offset int, do *Do) string {
