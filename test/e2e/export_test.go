@@ -23,6 +23,7 @@ func TestExportCommand(t *testing.T) {
 	if e.lines != held.len() {
 		t.Errorf("%d lines, want %d", e.lines, held.len())
 	}
+	verify(t, r.dir)
 
 	t.Run("a finished folder is never overwritten", func(t *testing.T) {
 		before := snapshot(t, r.dir)
@@ -79,6 +80,7 @@ func TestExportCommandKeepsFilesCompressed(t *testing.T) {
 	if want := held.of("Patient", "Organization").len(); n != want {
 		t.Errorf("%d lines, want %d", n, want)
 	}
+	verify(t, r.dir)
 }
 
 func TestCheckCommand(t *testing.T) {

@@ -156,7 +156,7 @@ func (f *fire) at(t *testing.T, id string, instant time.Time) (was resource, exi
 }
 
 // TestExportWhileWritten exports twice while HAPI is written to, the second
-// time what changed since the first: each is what HAPI held at its transaction
+// time what changed since the first, and verifies both: each is what HAPI held at its transaction
 // time, and the deletions are those in between.
 func TestExportWhileWritten(t *testing.T) {
 	base, held := server.ready(t)
@@ -165,10 +165,12 @@ func TestExportWhileWritten(t *testing.T) {
 	first := export(t, args...)
 	first.mustExit(t, 0)
 	one := readFolder(t, first.dir)
-	second := export(t, append(args, "--since", one.manifest.TransactionTime)...)
+	second := export(t, append(args, "--since", "last:"+first.dir)...)
 	f.extinguish(t)
 	second.mustExit(t, 0)
 	two := readFolder(t, second.dir)
+	verify(t, first.dir)
+	verify(t, second.dir)
 	for _, e := range []*exported{one, two} {
 		if len(e.doubled) > 0 {
 			t.Errorf("on more than one line: %q", e.doubled)

@@ -56,6 +56,14 @@ func export(t *testing.T, args ...string) run {
 	return r
 }
 
+// verify wants that `spillway verify` finds a folder whole and complete.
+func verify(t *testing.T, dir string) {
+	t.Helper()
+	if r := spillway(t, "verify", dir); r.code != 0 || r.stdout != "" {
+		t.Errorf("spillway verify: exit status %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
 // mustExit fails the test unless the run ended with this status.
 func (r run) mustExit(t *testing.T, code int) {
 	t.Helper()
