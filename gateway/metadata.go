@@ -111,7 +111,7 @@ func (s *server) fetchStatement(r *http.Request) (got *recorded, err error) {
 		}
 	}()
 	if err := s.upstream(got, fetch); err != nil {
-		return nil, err
+		return got, err
 	}
 	if length := got.header.Get("Content-Length"); length != "" && length != strconv.Itoa(got.body.Len()) && !got.tooLarge {
 		return nil, badStatement("did not arrive whole")
