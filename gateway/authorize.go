@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"spillway/auth"
 	"spillway/auth/scope"
@@ -168,18 +169,20 @@ func (s *server) checkGroup(ctx context.Context, p auth.Principal, request *jobs
 	if s.Group == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, capabilitiesTimeout)
+	ctx, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
 	resource, found, err := s.Group(ctx, request.GroupID)
 	switch {
-	case err != nil:
-		return refuse(http.StatusServiceUnavailable, fhir.IssueTransient,
-			"The upstream FHIR server does not say whether it has this Group; try again later.").retryAfter(retryUpstream).because(err)
+	case err != nil: // the export asks again, and looks at what it may read
+		s.logger.DebugContext(ctx, "the upstream does not say whether it has a Group", "error", err)
 	case !found || !allowed.Group().Admits("Group", resource, allowed.Unchecked):
 		return noSuchGroup()
 	}
 	return nil
 }
+
+// groupTimeout is how long a kick-off waits to hear whether there is the Group.
+const groupTimeout = 3 * time.Second
 
 // noSuchGroup is the answer for every Group that the client cannot export,
 // whatever the reason, byte for byte the same.

@@ -32,6 +32,7 @@ import (
 type access struct {
 	discovery http.Handler                // nil: passed through
 	token     http.Handler                // nil: none
+	tokenURL  string                      // where else tokens are fetched; empty: nobody said
 	ready     func(context.Context) error // nil: at any time
 
 	current atomic.Pointer[auth.Authenticator]
@@ -153,7 +154,7 @@ func (a *access) openJWT(c *config.Config, n accessNeeds) error {
 	a.ready = verifier.Ready
 	switch {
 	case j.TokenURL != "":
-		a.discovery = smart.Handler(pointer(j.TokenURL))
+		a.discovery, a.tokenURL = smart.Handler(pointer(j.TokenURL)), j.TokenURL
 	case j.JWKSURL == "":
 		a.discovery = discovering(verifier, n.upstream)
 	}
@@ -207,7 +208,7 @@ func (a *access) openIntrospection(c *config.Config, n accessNeeds) error {
 	}
 	a.ready = asker.Ready
 	if i.TokenURL != "" {
-		a.discovery = smart.Handler(pointer(i.TokenURL))
+		a.discovery, a.tokenURL = smart.Handler(pointer(i.TokenURL)), i.TokenURL
 	}
 	a.restrict(asker, &c.Auth)
 	return nil

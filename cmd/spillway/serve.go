@@ -176,6 +176,7 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		PublicURL:          s.publicURL,
 		Upstream:           proxy,
 		Capabilities:       client.Capabilities,
+		Group:              groups(client),
 		Jobs:               s.engine.store,
 		Storage:            s.engine.files,
 		Links:              s.engine.links,
@@ -183,6 +184,7 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		Auth:               s.access,
 		Discovery:          s.access.discovery,
 		Token:              s.access.token,
+		TokenURL:           s.access.tokenURL,
 		KeySet:             s.credential.keys,
 		Unchecked:          cfg.Auth.Unchecked,
 		PassThroughGrant:   ours,
@@ -200,6 +202,17 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		g.Audit, g.AuditDeny, g.AuditDigest = s.record.record, s.record.deny, s.record.log.Digest
 	}
 	return gateway.New(g)
+}
+
+// groups reads Groups for the kick-offs of exports.
+func groups(client *upstream.Client) func(ctx context.Context, id string) ([]byte, bool, error) {
+	return func(ctx context.Context, id string) ([]byte, bool, error) {
+		resource, err := client.Read(ctx, "Group", id)
+		if errors.Is(err, upstream.ErrNotFound) || errors.Is(err, upstream.ErrGone) {
+			return nil, false, nil
+		}
+		return resource, err == nil, err
+	}
 }
 
 // gatewayLimits gives limits the gateway's form, in which 0 means a default. The
