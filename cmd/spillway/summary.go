@@ -105,7 +105,11 @@ func (d *display) summary(j *jobs.Job, n issueCount, took time.Duration, resumed
 		writeTable(d.w, "<>><", summaryRows(j, took, resumed))
 	}
 	if n.others > 0 && d.form != formNone {
-		fmt.Fprintf(d.w, "%s in the error file, none of severity error\n", plural(n.others, "note"))
+		besides := "none of severity error"
+		if n.errors > 0 {
+			besides = "besides what is of severity error"
+		}
+		fmt.Fprintf(d.w, "%s in the error file, %s\n", plural(n.others, "note"), besides)
 	}
 	for _, text := range n.texts {
 		fmt.Fprintf(d.w, "error: %s\n", text)

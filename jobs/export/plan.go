@@ -73,7 +73,7 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 		all = slices.Insert(slices.Delete(all, i, i+1), 0, p.facts.ProbeType)
 	}
 	types := p.sort(all, listed)
-	p.sayUnproven(types.byPatient)
+	p.sayDoubts(types.byPatient)
 	if len(types.byPatient) > 0 && !listed {
 		if settled := a.settled(); a.c.Now().Before(settled) {
 			return jobs.Result{}, &jobs.WaitError{Until: settled} // patients may still become visible

@@ -87,7 +87,7 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	var lacking []string
 	by.Parameters, lacking = p.compartmentParameters(read.Type)
 	if p.facts.Rule(read.Type).Search == profile.ScopePatient {
-		p.onlyByPatient(read, plan, by, lacking)
+		p.onlyByPatient(read, plan, by)
 		return nil
 	}
 	counted, none, err := p.census(ctx, read)
@@ -109,17 +109,13 @@ func (p *planner) cohortType(ctx context.Context, read readSpec, plan planSpec) 
 	if !batches {
 		return p.cutType(ctx, read, counted)
 	}
-	p.sayLacking(jobs.SeverityWarning, read.Type, lacking)
+	if len(lacking) > 0 {
+		p.say(jobs.SeverityWarning, fhir.IssueIncomplete,
+			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", read.Type, strings.Join(lacking, " and by "))
+	}
 	read.Scope = scopeCohort
 	p.batchUnits(read, plan, by, counted, held)
 	return nil
-}
-
-func (p *planner) sayLacking(severity jobs.Severity, typ string, lacking []string) {
-	if len(lacking) > 0 {
-		p.say(severity, fhir.IssueIncomplete,
-			"%s: the upstream cannot search it by %s, so what belongs to a patient by that alone is missing.", typ, strings.Join(lacking, " and by "))
-	}
 }
 
 // say adds a note while types are planned side by side.
@@ -131,14 +127,13 @@ func (p *planner) say(severity jobs.Severity, code fhir.IssueCode, format string
 
 // onlyByPatient plans a type that the upstream finds by patient only, so that
 // there is nothing to count and to compare.
-func (p *planner) onlyByPatient(read readSpec, plan planSpec, by batchSpec, lacking []string) {
+func (p *planner) onlyByPatient(read readSpec, plan planSpec, by batchSpec) {
 	if len(by.Parameters) == 0 {
 		p.say(jobs.SeverityError, fhir.IssueNotSupported,
 			"%s could not be exported: the upstream offers none of the search parameters that find it by patient.", read.Type)
 		return
 	}
-	p.sayLacking(jobs.SeverityError, read.Type, lacking)
-	read.Said = !p.provable() // by the root
+	read.Said = !p.provable() // by the root, as what the searches lack
 	read.Scope = scopeCohort
 	p.batchUnits(read, plan, by, -1, 0)
 }

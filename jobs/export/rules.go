@@ -127,14 +127,25 @@ func (p *planner) provable() bool {
 	return p.facts.LastPageTotal || p.facts.Counts == upstream.Works || p.facts.Counts == upstream.Unknown
 }
 
-// sayUnproven says once of the types that are found by patient only what each of
-// their slices would say.
-func (p *planner) sayUnproven(types []string) {
-	names := slices.DeleteFunc(slices.Clone(types), func(typ string) bool {
-		return p.facts.Rule(typ).Search != profile.ScopePatient
-	})
+// sayDoubts says once of the types that are found by patient only what each of
+// their plans and slices would say.
+func (p *planner) sayDoubts(types []string) {
+	var names, lack []string
+	for _, typ := range types {
+		if p.facts.Rule(typ).Search != profile.ScopePatient {
+			continue
+		}
+		names = append(names, typ)
+		if by, lacking := p.compartmentParameters(typ); len(by) > 0 && len(lacking) > 0 {
+			lack = append(lack, fmt.Sprintf("%s by %s", typ, strings.Join(lacking, " and ")))
+		}
+	}
 	if len(names) > 0 && !p.provable() {
 		p.said.add(jobs.SeverityError, fhir.IssueIncomplete, unprovenText, strings.Join(names, ", "), "")
+	}
+	if len(lack) > 0 {
+		p.said.add(jobs.SeverityError, fhir.IssueIncomplete,
+			"The upstream cannot search some types by all that makes a resource belong to a patient, so what belongs to one by that alone is missing: %s.", strings.Join(lack, ", "))
 	}
 }
 
