@@ -47,11 +47,8 @@ func (l *learner) supply() {
 	l.supplyCounts()
 	known("sort", &f.Sort, p.Sort)
 	known("POST search", &f.PostSearch, p.Post)
-	if f.Sort == Works || p.Direct != Works { // direct pages are of use only if they are sorted
+	if f.Direct != Unknown || p.Direct != Works { // how large they may be only a probe tells
 		known("direct pages", &f.Direct, p.Direct)
-	}
-	if f.Direct == Works && f.DirectSize == 0 {
-		f.DirectSize = min(l.c.pageCount(), directLimit)
 	}
 	known("history", &f.History, p.History)
 	known("history of the whole server", &f.SystemHistory, p.SystemHistory)

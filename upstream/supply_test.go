@@ -49,12 +49,12 @@ func TestProfileSupplies(t *testing.T) {
 		{
 			name: "NothingToProbeWith", empty: true, profile: "supports: {last_updated: works, sort: works, direct: works}\npaging: {max: 50}",
 			want: func(f *Facts) bool {
-				return f.LastUpdated == Works && f.Sort == Works && f.DirectSize == 50 && f.PageSize == 50
+				return f.LastUpdated == Works && f.Sort == Works && f.PageSize == 50
 			},
 			supplied: "_lastUpdated: works",
 		},
 		{
-			name: "DirectOnlyIfSorted", empty: true, profile: "supports: {direct: works}",
+			name: "DirectOnlyIfProbed", empty: true, profile: "supports: {direct: works, sort: works}",
 			want: func(f *Facts) bool { return f.Direct == Unknown && f.DirectSize == 0 },
 		},
 		{

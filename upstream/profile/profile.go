@@ -31,7 +31,7 @@ type Profile struct {
 
 	LastUpdated   Support  // windows on _lastUpdated
 	Sort          Support  // _sort=_lastUpdated and -_lastUpdated
-	Direct        Support  // Cache-Control: no-store, max-results=N
+	Direct        Support  // Cache-Control: no-store, max-results=N; where it Works a probe must show it all the same
 	Post          Support  // POST [type]/_search with a form
 	History       Support  // [type]/_history?_since
 	SystemHistory Support  // _history?_since

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"spillway/upstream/profile"
 )
 
 const minimal = "upstream:\n  url: https://fhir.example.org/fhir\n"
@@ -291,6 +293,12 @@ func TestReadme(t *testing.T) {
 	for i, b := range blocks {
 		text += b[1]
 		if i == 0 {
+			continue
+		}
+		if strings.HasPrefix(b[1], "like: ") {
+			if _, err := profile.Parse("README.md", []byte(b[1])); err != nil {
+				t.Error(err)
+			}
 			continue
 		}
 		files(t)
