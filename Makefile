@@ -6,6 +6,7 @@ LDFLAGS  := -X main.version=$(VERSION)
 TAGS     := disable_grpc_modules
 TESTFLAGS ?=
 FUZZTIME ?= 30s
+SOAK     ?= $(or $(SPILLWAY_SOAK),30m)
 FUZZJOBS ?= 1
 LINT     := bin/golangci-lint
 
@@ -51,6 +52,11 @@ e2e: ## the compiled binary against a real HAPI FHIR server (needs Java and Mave
 .PHONY: chaos
 chaos: ## many processes that are killed, frozen and cut off (needs redis-server and versitygw)
 	$(GO) test -tags e2e,$(TAGS) -count=1 -timeout 30m -v ./test/chaos/...
+
+.PHONY: soak
+soak: ## exports that are broken at each step, and under 50 writes a second, for SPILLWAY_SOAK (30m)
+	SPILLWAY_SOAK=$(SOAK) $(GO) test -tags $(TAGS) -count=1 -timeout 24h -parallel 12 -v ./test/soak
+	SPILLWAY_SOAK=$(SOAK) $(GO) test -tags $(TAGS) -count=1 -timeout 24h -run TestChain -v ./cmd/spillway
 
 .PHONY: conformance
 conformance: build ## public bulk clients and suites against the gateway before HAPI (Python, Node.js)
