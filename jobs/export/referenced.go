@@ -137,6 +137,9 @@ func (x *associator) fetchEach(ctx context.Context, typ string, ids []string, ou
 				late = append(late, changedSince{h.ID, h.VersionID})
 				return nil
 			}
+			if !x.allowed.admits(typ, resource) { // no search was asked for what may be read
+				return nil
+			}
 			return out.line(parallel, h, resource)
 		})
 	}
