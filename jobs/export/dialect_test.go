@@ -192,3 +192,63 @@ func missing(t *testing.T, got, want map[string]map[string][]byte) []string {
 	}
 	return slices.Sorted(maps.Keys(lacking))
 }
+
+// TestManyPatientsByAddressesOfLimitedLength exports a Group of 150 patients of
+// a server that is searched by patient and takes no POST: each search names as
+// many patients as its address may hold, and one at a server that wants that.
+func TestManyPatientsByAddressesOfLimitedLength(t *testing.T) {
+	for _, tt := range []struct {
+		profile string
+		most    int // requests of Encounter
+		longest int // of an address, in bytes
+	}{
+		{"like: cerner", 10, 2000},
+		{"like: cerner\nurl_max: 1000", 20, 1000},
+		{"like: cerner\npatients: {per_search: 1}", 150, 300},
+	} {
+		p, err := profile.Parse("test", []byte(tt.profile))
+		must(t, err)
+		w := newWorld(t, settings{profile: p, server: fakefhir.Options{
+			Like: "cerner", Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 200, Members: 150}),
+		}})
+		types := []string{"Encounter", "Observation", "Patient"}
+		got := w.exported(t, w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "brief", Types: types}))
+		members := make(map[string]bool)
+		for i := range 150 {
+			members[fakefhir.BriefID(i*200/150)] = true
+		}
+		want := w.cohortTruth(t, func(id string) bool { return members[id] })
+		same(t, got, only(want, func(typ, _ string, _ []byte) bool { return slices.Contains(types, typ) }))
+		requests, longest := 0, 0
+		for _, r := range w.srv.Log() {
+			if r.Type == "Encounter" && r.Kind == fakefhir.KindSearch {
+				requests++
+				longest = max(longest, len(r.Path)+1+len(r.Query))
+			}
+		}
+		if requests > tt.most || longest > tt.longest || requests < tt.most/3 {
+			t.Errorf("%q: %d searches of Encounter, the longest with %d bytes", tt.profile, requests, longest)
+		}
+	}
+}
+
+// TestSettleOfTheProfile looks at when pages are read.
+func TestSettleOfTheProfile(t *testing.T) {
+	const settle = 400 * time.Millisecond
+	p, err := profile.Parse("test", []byte("settle: 400ms"))
+	must(t, err)
+	w := newWorld(t, settings{profile: p, settleByProfile: true, server: fakefhir.Options{NoDirect: true}})
+	job := w.run(t, jobs.Request{Types: []string{"Observation"}})
+	pages := 0
+	for _, r := range w.srv.Log() {
+		if r.Kind != fakefhir.KindNext || !slices.Equal(r.Params["_count"], []string{"40"}) { // 1: the probes
+			continue
+		}
+		if pages++; r.Time.Before(job.CreatedAt.Add(settle)) {
+			t.Errorf("a page was read %v after the kick-off", r.Time.Sub(job.CreatedAt))
+		}
+	}
+	if pages == 0 {
+		t.Error("no page was read")
+	}
+}

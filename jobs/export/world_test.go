@@ -62,7 +62,9 @@ type settings struct {
 	encoding jobs.Encoding
 	settle   time.Duration
 	profile  *profile.Profile // nil: by the server's statement
-	cohorts  export.Cohorts
+	// settleByProfile lets its settle time count.
+	settleByProfile bool
+	cohorts         export.Cohorts
 	// referenced are types that are exported where they are referred to.
 	referenced []string
 	clock      func() time.Time // of the job store; nil: the real one
@@ -107,7 +109,7 @@ func newWorld(t *testing.T, s settings) *world {
 	must(t, err)
 	w.engine = export.New(export.Config{
 		Upstream: w.client, Storage: w.storage, Jobs: w.jobs,
-		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, Cohorts: s.cohorts, Referenced: s.referenced, Logger: quiet,
+		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, SettleByProfile: s.settleByProfile, Cohorts: s.cohorts, Referenced: s.referenced, Logger: quiet,
 	})
 	return w
 }
