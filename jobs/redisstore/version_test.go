@@ -22,8 +22,8 @@ func TestNewerProgramBeside(t *testing.T) {
 	upgrade := func(j *jobs.Job, index string) {
 		r.CLI("HSET", key("job:"+string(j.ID)), "version", strconv.Itoa(newer))
 		if index != "" {
-			r.CLI("ZREM", key(index), string(j.ID)+" 1 client")
-			r.CLI("ZADD", key(index), strconv.FormatInt(j.CreatedAt.UnixMicro(), 10), string(j.ID)+" 2 client")
+			r.CLI("ZREM", key(index), string(j.ID)+" "+strconv.Itoa(jobs.RecordVersion)+" client")
+			r.CLI("ZADD", key(index), strconv.FormatInt(j.CreatedAt.UnixMicro(), 10), string(j.ID)+" "+strconv.Itoa(newer)+" client")
 		}
 	}
 	running := planned(t, s, 3)
