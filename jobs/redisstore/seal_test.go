@@ -91,7 +91,9 @@ func (w *sealedWorld) finish(t *testing.T) {
 }
 
 // key is where a job's part lies.
-func (w *sealedWorld) key(part string, j *jobs.Job) string { return "{spillway}:" + part + ":" + string(j.ID) }
+func (w *sealedWorld) key(part string, j *jobs.Job) string {
+	return "{spillway}:" + part + ":" + string(j.ID)
+}
 
 // change replaces text in a field of a hash by other of the same length.
 func (w *sealedWorld) change(t *testing.T, key, field, from, to string) {
