@@ -144,7 +144,7 @@ func (s *server) parseKickOff(w http.ResponseWriter, r *http.Request, level jobs
 			return jobs.Request{}, err
 		}
 	}
-	request, err := ParseRequest(level, mux.Vars(r)["id"], params, prefer.lenient, caps, s.now())
+	request, err := ParseRequest(level, mux.Vars(r)["id"], params, prefer.lenient, caps, s.Referenced, s.now())
 	request.URL = address
 	return request, err
 }

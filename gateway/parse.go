@@ -47,11 +47,13 @@ const futureSlack = time.Minute
 // after it looks at them again. Unless lenient is set, what is not supported
 // is refused; with it, that is left out and noted in Request.Notes. What is
 // malformed is refused in any case. A nil caps means that types and search
-// parameters are not checked against the upstream's statement. URL is left empty.
+// parameters are not checked against the upstream's statement. referenced are
+// types outside of the Patient compartment that an export of patients can hold
+// all the same. URL is left empty.
 // The error is a *Problem.
-func ParseRequest(level jobs.Level, groupID string, params url.Values, lenient bool, caps *fhir.Capabilities, now time.Time) (jobs.Request, error) {
+func ParseRequest(level jobs.Level, groupID string, params url.Values, lenient bool, caps *fhir.Capabilities, referenced []string, now time.Time) (jobs.Request, error) {
 	p := &parser{
-		params: params, caps: caps, now: now,
+		params: params, caps: caps, referenced: referenced, now: now,
 		Request: jobs.Request{Level: level, GroupID: groupID, Lenient: lenient},
 	}
 	steps := []func() error{
@@ -71,9 +73,10 @@ func ParseRequest(level jobs.Level, groupID string, params url.Values, lenient b
 // A parser turns parameters into its Request, step by step.
 type parser struct {
 	jobs.Request
-	params url.Values
-	caps   *fhir.Capabilities
-	now    time.Time
+	params     url.Values
+	caps       *fhir.Capabilities
+	referenced []string
+	now        time.Time
 }
 
 // ignore refuses what is not supported, or notes that it is left out.
@@ -253,10 +256,10 @@ func (p *parser) types() error {
 		return nil
 	}
 	outside := slices.DeleteFunc(slices.Clone(p.Types), p.release().InPatientCompartment)
-	if len(outside) == len(p.Types) {
+	if len(outside) == len(p.Types) { // nothing would refer to anything
 		return p.ignore(paramType, "none of the types asked for belongs to the patient compartment, so a %s export of them is empty; ask for them at the system level", p.Level)
 	}
-	for _, name := range outside {
+	for _, name := range slices.DeleteFunc(outside, func(name string) bool { return slices.Contains(p.referenced, name) }) {
 		p.warn(fmt.Sprintf("%s: %s is not exported, since it does not belong to the patient compartment; ask for it at the system level", paramType, name))
 	}
 	return nil

@@ -98,7 +98,7 @@ func (p *parser) skipFilter(typ string) (bool, error) {
 		return false, nil
 	case !p.offers(typ):
 		return true, p.ignore(paramTypeFilter, "the filter for %s has no effect, since the upstream FHIR server does not offer the type", typ)
-	case p.Level != jobs.LevelSystem && !p.release().InPatientCompartment(typ):
+	case p.Level != jobs.LevelSystem && !p.release().InPatientCompartment(typ) && !slices.Contains(p.referenced, typ):
 		return true, p.ignore(paramTypeFilter, "the filter for %s has no effect, since the type does not belong to the patient compartment", typ)
 	}
 	return false, nil

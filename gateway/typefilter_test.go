@@ -22,7 +22,7 @@ func parseFilters(level jobs.Level, lenient bool, values ...string) (jobs.Reques
 	if level == jobs.LevelGroup {
 		group = "1"
 	}
-	return ParseRequest(level, group, url.Values{"_typeFilter": values}, lenient, testCapabilities(), testNow)
+	return ParseRequest(level, group, url.Values{"_typeFilter": values}, lenient, testCapabilities(), nil, testNow)
 }
 
 func TestTypeFilters(t *testing.T) {
@@ -162,11 +162,11 @@ func TestParseRequestRefusesGroups(t *testing.T) {
 		level jobs.Level
 		group string
 	}{{jobs.LevelGroup, ""}, {jobs.LevelGroup, ".."}, {jobs.LevelGroup, "a/b"}, {jobs.LevelSystem, "1"}} {
-		if r, err := ParseRequest(c.level, c.group, nil, false, nil, testNow); err == nil {
+		if r, err := ParseRequest(c.level, c.group, nil, false, nil, nil, testNow); err == nil {
 			t.Errorf("%+v", r)
 		}
 	}
-	r, err := ParseRequest(jobs.LevelPatient, "", url.Values{"patient": {"1", "Patient/2"}, "_type": {"Basic"}}, false, nil, testNow)
+	r, err := ParseRequest(jobs.LevelPatient, "", url.Values{"patient": {"1", "Patient/2"}, "_type": {"Basic"}}, false, nil, nil, testNow)
 	if err != nil || !slices.Equal(r.Patients, []string{"1", "2"}) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -254,7 +254,7 @@ func FuzzParameters(f *testing.F) {
 			if level == jobs.LevelGroup {
 				group = "1"
 			}
-			r, err := ParseRequest(level, group, values, lenient, testCapabilities(), testNow)
+			r, err := ParseRequest(level, group, values, lenient, testCapabilities(), nil, testNow)
 			if err != nil {
 				if p, ok := err.(*Problem); !ok || p.Status != 400 || p.Issue.Diagnostics == "" || fhir.Outcome(p.Issue) == nil {
 					t.Errorf("%#v", err)

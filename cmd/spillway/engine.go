@@ -92,6 +92,7 @@ func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.
 	x := export.Config{
 		Upstream: client, Storage: e.files, Jobs: e.store, Window: int64(c.Export.Window), FileSize: c.Export.FileSize,
 		Encoding: encoding, Settle: c.Upstream.Settle, SettleByProfile: !c.Upstream.SettleSet, PlanConcurrency: c.Upstream.MaxConcurrency,
+		Cohorts: export.Cohorts(c.Export.Cohorts), Referenced: c.Export.Referenced, SinceNewMembers: c.Export.SinceNewMembers,
 		Registerer: metrics, Logger: log,
 	}
 	if c.Storage.Bucket.Presign > 0 {

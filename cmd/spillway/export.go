@@ -16,6 +16,7 @@ import (
 	"spillway/cmd/spillway/internal/config"
 	"spillway/gateway"
 	"spillway/jobs"
+	"spillway/jobs/export"
 	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
@@ -34,6 +35,9 @@ type exportFlags struct {
 
 	gzip, quiet         bool
 	logFormat, logLevel string
+
+	referenced []string
+	newMembers bool
 
 	profile, settle, concurrency, pageSize, timeout string // "": as configured
 }
@@ -68,6 +72,8 @@ never overwritten.`,
 	s.StringSliceVar(&f.patientIDs, "patient", nil, "only the Patients with these `ids`, and what belongs to them")
 	s.StringSliceVar(&f.elements, "elements", nil, "only these root `elements`, such as id,Patient.name")
 	s.StringSliceVar(&f.associated, "include-associated-data", nil, "`what` else: LatestProvenanceResources or RelevantProvenanceResources")
+	s.StringSliceVar(&f.referenced, "referenced", nil, "with --group, or if --type names them: `types` outside of the patients' data of which that is exported which it refers to; all, none or some of "+strings.Join(export.ReferencedTypes(), ", ")+" (default all)")
+	s.BoolVar(&f.newMembers, "since-new-members", false, "with --since and --group: of members who joined since, also what is older")
 	s.BoolVar(&f.lenient, "lenient", false, "ignore what is not supported, and say so in the error file")
 	s.StringArrayVar(&f.headers, "header", nil, "`header` to send, as 'Name: value' or 'Name: @file'")
 	s.BoolVar(&f.gzip, "gzip", false, "keep the files compressed (.ndjson.gz)")
@@ -168,11 +174,15 @@ func (f *exportFlags) load(environ []string) (*config.Config, error) {
 		{Name: "--settle", Key: config.KeySettle, Value: f.settle},
 		{Name: "--concurrency", Key: config.KeyConcurrency, Value: f.concurrency},
 		{Name: "--page-size", Key: config.KeyPageSize, Value: f.pageSize},
+		{Name: "--referenced", Key: config.KeyReferenced, Value: strings.Join(f.referenced, ",")},
 		{Name: "--timeout", Key: config.KeyTimeout, Value: f.timeout},
 	} {
 		if o.Value != "" {
 			in.Flags = append(in.Flags, o)
 		}
+	}
+	if f.newMembers {
+		in.Flags = append(in.Flags, config.Flag{Name: "--since-new-members", Key: config.KeyNewMembers, Value: "true"})
 	}
 	for _, h := range f.headers {
 		in.Flags = append(in.Flags, config.Flag{Name: "--header", Key: config.KeyHeaders, Value: h})
@@ -200,7 +210,7 @@ func (f *exportFlags) request(ctx context.Context, cfg *config.Config, client *u
 		return jobs.Request{}, err
 	}
 	level, _ := f.level()
-	request, err := gateway.ParseRequest(level, f.group, f.params(), f.lenient, capabilities, earlier.clock(time.Now()))
+	request, err := gateway.ParseRequest(level, f.group, f.params(), f.lenient, capabilities, cfg.Export.Referenced, earlier.clock(time.Now()))
 	if err != nil {
 		var problem *gateway.Problem
 		if errors.As(err, &problem) {

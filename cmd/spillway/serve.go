@@ -177,6 +177,7 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 		Upstream:           proxy,
 		Capabilities:       client.Capabilities,
 		Group:              groups(client),
+		Referenced:         cfg.Export.Referenced,
 		Jobs:               s.engine.store,
 		Storage:            s.engine.files,
 		Links:              s.engine.links,

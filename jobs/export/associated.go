@@ -20,10 +20,10 @@ import (
 )
 
 // ReferencedTypes are the types outside of the Patient compartment that an
-// export of patients holds where what it exports refers to them, and
-// Provenance, which is there where it is about what it exports. They are what
-// the certification rules of US health IT (45 CFR 170.315(g)(10)) expect beside
-// the compartment.
+// export of a Group holds where what it exports refers to them, and Provenance,
+// which is there where it is about what it exports. They are what the
+// certification rules of US health IT (45 CFR 170.315(g)(10)) expect beside the
+// compartment.
 func ReferencedTypes() []string {
 	return []string{"Location", "Medication", "Organization", "Practitioner", "PractitionerRole", provenance}
 }
@@ -36,8 +36,10 @@ type associatedSummary struct {
 	Tail  []tailType    `json:"tail,omitempty"`
 }
 
-// associatedSpec returns what to read of what is exported beside what was asked
-// for: by includeAssociatedData, and at the levels of patients by configuration.
+// associatedSpec returns what to read beside what was asked for: Provenance by
+// includeAssociatedData, and by configuration what a Group's data refers to, with
+// its Provenance. The rules ask for that of Groups; at the level of patients a
+// client gets those types that it names in _type.
 func (p *planner) associatedSpec() associatedSpec {
 	request := p.job.Request
 	asked := func(typ string) bool { return slices.Contains(request.Types, typ) }
@@ -51,7 +53,9 @@ func (p *planner) associatedSpec() associatedSpec {
 	}
 	for _, typ := range p.c.Referenced {
 		switch {
-		case len(request.Types) > 0 && !asked(typ), !p.searchable(typ, "", asked(typ)):
+		case !asked(typ) && (len(request.Types) > 0 || request.Level == jobs.LevelPatient),
+			typ == provenance && request.Level == jobs.LevelPatient, // the compartment's own
+			!p.searchable(typ, "", asked(typ)):
 		case typ == provenance:
 			spec.Provenance = true
 		case p.onlyRead(typ) && len(filtersOf(request, typ)) > 0:

@@ -268,3 +268,117 @@ func TestLargeCohort(t *testing.T) {
 		})
 	}
 }
+
+// TestSinceNewMembers exports what changed of a Group whose membership has
+// changed, with what is older of those who joined, and without.
+func TestSinceNewMembers(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		server  fakefhir.Options
+		cohorts export.Cohorts
+		joiners bool
+		periods bool // the group has the same list all the time, with periods
+		noPast  bool // it keeps no versions
+		older   []int
+		want    string
+	}{
+		{name: "OKBatches", cohorts: export.CohortsBatches, joiners: true, older: []int{5, 6, 7, 12}},
+		{name: "OKScan", cohorts: export.CohortsScan, joiners: true, older: []int{5, 6, 7, 12}},
+		{name: "OKPeriods", joiners: true, periods: true, older: []int{5}},
+		{name: "OKNoVersions", joiners: true, periods: true, noPast: true, older: []int{5}, want: "warning: Group: the upstream keeps no version of it as of _since"},
+		{name: "OKOff", want: "information: Group: 4 of its members joined after _since."},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			test.server.Dataset = fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 40, Members: 1})
+			w := newWorld(t, settings{server: test.server, window: 50, cohorts: test.cohorts, joiners: test.joiners})
+			member := func(k int, more string) string {
+				return `{"entity":{"reference":"Patient/` + fakefhir.BriefID(k) + `"}` + more + `}`
+			}
+			put := func(id string, members ...string) {
+				_, err := w.srv.Put("Group", id, []byte(`{"resourceType":"Group","id":"`+id+`","type":"person","actual":true,"member":[`+strings.Join(members, ",")+`]}`))
+				must(t, err)
+			}
+			nested := `{"entity":{"reference":"Group/inner"}}`
+			period := func(at time.Time) string { return `,"period":{"start":"` + at.UTC().Format(time.RFC3339Nano) + `"}` }
+			since := w.srv.Now().Add(20 * time.Millisecond)
+			for range 3 {
+				put("g", member(1, ""), member(2, ""), member(3, ""), member(5, `,"inactive":true`), nested)
+			}
+			put("inner", member(4, ""))
+			both := observation("both", `,"subject":{"reference":"Patient/`+fakefhir.BriefID(1)+`"},"performer":[{"reference":"Patient/`+fakefhir.BriefID(5)+`"}]`)
+			_, err := w.srv.Put("Observation", "both", both)
+			must(t, err)
+			if test.periods {
+				put("g", member(1, ""), member(2, period(since.Add(-time.Hour))), member(5, period(since.Add(time.Millisecond))))
+			}
+			time.Sleep(time.Until(since) + 2*time.Millisecond) // membership is older than since, or younger
+			changed := observation("changed", `,"subject":{"reference":"Patient/`+fakefhir.BriefID(2)+`"}`)
+			_, err = w.srv.Put("Observation", "changed", changed)
+			must(t, err)
+			if !test.periods {
+				put("g", member(1, ""), member(2, ""), member(4, ""), member(5, ""), member(6, ""), nested)
+				put("g", member(1, ""), member(2, ""), member(4, ""), member(5, ""), member(6, ""), member(7, ""), nested)
+				put("inner", member(4, ""), member(12, ""))
+			}
+			if test.noPast {
+				put("g", member(1, ""), member(2, period(since.Add(-time.Hour))), member(5, period(since.Add(time.Millisecond))))
+				for _, path := range []string{"/Group/g/_history", "/Group/inner/_history"} {
+					w.srv.Script(fakefhir.Fault{Match: fakefhir.Match{PathContains: path}, Do: fakefhir.Do{Status: &fakefhir.Status{Code: http.StatusForbidden}}})
+				}
+			}
+			job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Since: since, Types: cohortTypes})
+			want := w.cohortTruth(t, func(id string) bool {
+				return slices.ContainsFunc(test.older, func(k int) bool { return id == fakefhir.BriefID(k) })
+			})
+			if want["Observation"] == nil {
+				want["Observation"] = make(map[string][]byte)
+			}
+			want["Observation"]["changed"] = w.truth(t)["Observation"]["changed"]
+			same(t, w.exported(t, job), want)
+			if issues := w.issues(t, job); len(issues) > 1 || len(issues) == 1 != (test.want != "") || test.want != "" && !anyContains(issues, test.want) {
+				t.Errorf("issues: %q", issues)
+			}
+		})
+	}
+}
+
+// TestSinceNewMembersUnderFire moves what is older and what is newer while the
+// export runs.
+func TestSinceNewMembersUnderFire(t *testing.T) {
+	w := newWorld(t, settings{server: fakefhir.Options{Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 200, Members: 1})}, window: 40, joiners: true})
+	w.group(t, "g", 50)
+	time.Sleep(2 * time.Millisecond)
+	since := w.srv.Now().Truncate(time.Millisecond)
+	for k := range 60 {
+		_, err := w.srv.Put("Observation", fmt.Sprintf("new-%d", k), observation(fmt.Sprintf("new-%d", k), `,"subject":{"reference":"Patient/`+fakefhir.BriefID(k*3)+`"}`))
+		must(t, err)
+	}
+	w.group(t, "g", 100)
+	var want map[string]map[string][]byte
+	w.before(jobs.UnitSlice, func() {
+		want = only(w.cohortTruth(t, func(id string) bool { return id < fakefhir.BriefID(100) }), func(typ, id string, r []byte) bool {
+			if lastUpdated(t, r).Before(since) { // only of those who joined
+				owner := id[strings.Index(id, "p-"):]
+				return owner >= fakefhir.BriefID(50)
+			}
+			return true
+		})
+		time.Sleep(2 * time.Millisecond) // past the transaction time
+		for k := range 30 {
+			for _, id := range []string{fmt.Sprintf("new-%d", k), "o" + fakefhir.BriefID(2*k), "o" + fakefhir.BriefID(60+k)} {
+				if k%3 == 0 {
+					w.srv.Delete("Observation", id)
+					continue
+				}
+				_, err := w.srv.Put("Observation", id, observation(id, `,"subject":{"reference":"Patient/`+fakefhir.BriefID(k*6)+`"}`))
+				must(t, err)
+			}
+		}
+	})
+	job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Since: since, Types: cohortTypes})
+	same(t, w.exported(t, job), want)
+	if issues := w.issues(t, job); len(issues) > 0 {
+		t.Errorf("issues: %q", issues)
+	}
+}

@@ -38,7 +38,7 @@ func (a *attempt) deleted(ctx context.Context) (jobs.Result, error) {
 	d.out = append(d.out, out)
 	defer out.abort()
 	for _, planned := range account.plan.Types {
-		if len(d.found[planned.Type]) == 0 {
+		if len(d.found[planned.Type]) == 0 || planned.Read.Part != "" {
 			continue
 		}
 		if err := d.list(ctx, planned, out); err != nil {

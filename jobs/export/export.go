@@ -47,9 +47,12 @@ type Config struct {
 	// CohortsAuto.
 	Cohorts Cohorts
 	// Referenced are types of which those resources are exported beside the
-	// Patient compartment that its resources refer to, at the levels of patients;
-	// see ReferencedTypes. Nil means none.
+	// Patient compartment that its resources refer to: of Groups, and of patients
+	// if _type names them; see ReferencedTypes. Nil means none.
 	Referenced []string
+	// SinceNewMembers exports, of patients who joined a Group after _since, what
+	// is older as well.
+	SinceNewMembers bool
 	// PlanConcurrency is how many counts one plan asks for at once; the
 	// upstream's own limit applies as well. Zero means 8.
 	PlanConcurrency int

@@ -23,17 +23,13 @@ func (a *attempt) patients(ctx context.Context, at time.Time, said *notes) ([]st
 	if request.Level != jobs.LevelGroup {
 		return asked, len(asked) > 0, nil
 	}
-	members := make(map[string]bool)
-	if err := a.members(ctx, request.GroupID, at, 0, make(map[string]bool), members, said); err != nil {
+	members, err := a.members(ctx, request.GroupID, at, said)
+	if err != nil {
 		return nil, false, err
 	}
 	var ids, strangers []string
 	if len(asked) == 0 {
-		for id := range members {
-			ids = append(ids, id)
-		}
-		slices.Sort(ids)
-		return ids, true, nil
+		return sortedIDs(members), true, nil
 	}
 	for _, id := range asked {
 		if members[id] {
@@ -52,16 +48,32 @@ func (a *attempt) patients(ctx context.Context, at time.Time, said *notes) ([]st
 // noGroup is said of a group that does not exist, and of one that may not be read.
 const noGroup = "The group does not exist on the upstream; check the id in the kick-off address."
 
-// members adds the current members of a group, and of the groups it holds, to found.
-func (a *attempt) members(ctx context.Context, group string, at time.Time, depth int, visited, found map[string]bool, said *notes) error {
-	if visited[group] {
+// members returns the members of a group, and of the groups it holds, at an instant.
+func (a *attempt) members(ctx context.Context, group string, at time.Time, said *notes) (map[string]bool, error) {
+	w := memberWalk{attempt: a, at: at, said: said, visited: make(map[string]bool), found: make(map[string]bool)}
+	w.read = func(ctx context.Context, id string) ([]byte, error) { return a.c.Upstream.Read(ctx, "Group", id) }
+	return w.found, w.walk(ctx, group, 0)
+}
+
+// A memberWalk goes through a group and the groups it holds.
+type memberWalk struct {
+	*attempt
+	at      time.Time
+	read    func(ctx context.Context, id string) ([]byte, error)
+	said    *notes
+	visited map[string]bool
+	found   map[string]bool // patients
+}
+
+func (w *memberWalk) walk(ctx context.Context, group string, depth int) error {
+	if w.visited[group] {
 		return nil
 	}
-	visited[group] = true
-	resource, err := a.c.Upstream.Read(ctx, "Group", group)
+	w.visited[group] = true
+	resource, err := w.read(ctx, group)
 	if err != nil {
 		if depth > 0 && errors.Is(err, upstream.ErrNotFound) {
-			said.add(jobs.SeverityError, fhir.IssueNotFound, "Group: a group that is a member of the requested group does not exist on the upstream; its patients are missing.")
+			w.said.add(jobs.SeverityError, fhir.IssueNotFound, "Group: a group that is a member of the requested group does not exist on the upstream; its patients are missing.")
 			return nil
 		}
 		if errors.Is(err, upstream.ErrNotFound) {
@@ -69,9 +81,9 @@ func (a *attempt) members(ctx context.Context, group string, at time.Time, depth
 		}
 		return err
 	}
-	if !a.allowed.Group().Admits("Group", resource, a.allowed.Unchecked) {
+	if !w.allowed.Group().Admits("Group", resource, w.allowed.Unchecked) {
 		if depth > 0 {
-			said.add(jobs.SeverityError, fhir.IssueForbidden, "Group: a group that is a member of the requested group may not be read with the scopes of this export; its patients are missing.")
+			w.said.add(jobs.SeverityError, fhir.IssueForbidden, "Group: a group that is a member of the requested group may not be read with the scopes of this export; its patients are missing.")
 			return nil
 		}
 		return &jobs.UnitError{Permanent: true, Reason: noGroup}
@@ -82,20 +94,20 @@ func (a *attempt) members(ctx context.Context, group string, at time.Time, depth
 	}
 	others := 0
 	for _, m := range list {
-		if m.Inactive || !m.Start.IsZero() && m.Start.After(at) || !m.End.IsZero() && m.End.Before(at) {
+		if m.Inactive || !m.Start.IsZero() && m.Start.After(w.at) || !m.End.IsZero() && m.End.Before(w.at) {
 			continue
 		}
 		switch m.Type {
 		case "Patient":
 			if fhir.ValidID(m.ID) {
-				found[m.ID] = true
+				w.found[m.ID] = true
 			}
 		case "Group":
 			if depth == maxNesting {
-				said.add(jobs.SeverityError, fhir.IssueTooCostly, "Group: groups are nested more than %d deep; what lies deeper is missing.", maxNesting)
+				w.said.add(jobs.SeverityError, fhir.IssueTooCostly, "Group: groups are nested more than %d deep; what lies deeper is missing.", maxNesting)
 				continue
 			}
-			if err := a.members(ctx, m.ID, at, depth+1, visited, found, said); err != nil {
+			if err := w.walk(ctx, m.ID, depth+1); err != nil {
 				return err
 			}
 		default:
@@ -103,7 +115,7 @@ func (a *attempt) members(ctx context.Context, group string, at time.Time, depth
 		}
 	}
 	if others > 0 {
-		said.add(jobs.SeverityInformation, fhir.IssueInformational, "Group: %d members are not patients or groups of this server and were passed over.", others)
+		w.said.add(jobs.SeverityInformation, fhir.IssueInformational, "Group: %d members are not patients or groups of this server and were passed over.", others)
 	}
 	return nil
 }

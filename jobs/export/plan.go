@@ -90,6 +90,18 @@ func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, erro
 	}
 	associated.Listed, associated.Cohort, spec.Follow = listed, spec.Cohort, associated.Follow
 	units := append(p.planUnits(types.whole, planSpec{Follow: spec.Follow}, "plan"), p.planUnits(types.byPatient, spec, "plan-patients")...)
+	joined, err := p.joined(ctx, patients, at)
+	if err != nil {
+		return jobs.Result{}, err
+	}
+	if len(joined) > 0 {
+		spec.Joined, spec.Patients = true, len(joined)
+		if spec.Cohort, err = p.storeCohort(ctx, joined); err != nil {
+			return jobs.Result{}, err
+		}
+		older := slices.DeleteFunc(slices.Clone(types.byPatient), func(typ string) bool { return typ == "Group" })
+		units = append(units, p.planUnits(older, spec, "plan-joined")...)
+	}
 	units = append(units, jobs.Unit{ID: "tail", Kind: jobs.UnitTail, NotBefore: a.settled()})
 	if associated.Provenance || len(associated.Follow) > 0 {
 		units = append(units, jobs.Unit{ID: "associated", Kind: jobs.UnitAssociated, Spec: encode(associated)})
@@ -195,6 +207,9 @@ func (p *planner) all(ctx context.Context, spec planSpec) error {
 		group.Go(func() error {
 			read, err := p.readSpec(typ)
 			read.Follow = spec.Follow
+			if spec.Joined {
+				read.Part, read.Since, read.Until = "-joined", time.Time{}, earlier(read.Until, read.Since)
+			}
 			switch {
 			case err != nil:
 			case spec.Listed:
@@ -275,6 +290,13 @@ func filtersOf(r jobs.Request, typ string) []string {
 		}
 	}
 	return queries
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // readSpec returns what to read of a type, before any cohort restricts it.

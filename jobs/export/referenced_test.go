@@ -68,7 +68,9 @@ func TestReferenced(t *testing.T) {
 		{name: "OKSome", members: 30, referenced: []string{"PractitionerRole", "Provenance"}},
 		{name: "OKNone", members: 30},
 		{name: "OKTypes", members: 30, referenced: export.ReferencedTypes(), request: jobs.Request{Types: []string{"Patient", "Observation", "Encounter", "MedicationRequest", "Practitioner", "Location"}}},
-		{name: "OKAllPatients", members: 1200, referenced: export.ReferencedTypes(), request: jobs.Request{Level: jobs.LevelPatient}},
+		{name: "OKAllPatients", members: 1200, referenced: export.ReferencedTypes(), request: jobs.Request{
+			Level: jobs.LevelPatient, Types: append([]string{"Organization", "PractitionerRole"}, cohortTypes...),
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -85,10 +87,8 @@ func TestReferenced(t *testing.T) {
 				types = r.Types
 			}
 			want := withReferenced(all, w.cohortTruth(t, func(id string) bool { return id < fakefhir.BriefID(test.members) }), types)
-			if len(r.Types) == 0 && r.Level == jobs.LevelGroup {
+			if len(r.Types) == 0 {
 				want["Group"] = map[string][]byte{"g": all["Group"]["g"]}
-			} else if r.Level == jobs.LevelPatient {
-				want["Group"] = all["Group"]
 			}
 			same(t, w.exported(t, job), want)
 			if issues := w.issues(t, job); len(issues) > 0 {

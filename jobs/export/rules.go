@@ -165,8 +165,7 @@ func (p *planner) population(ctx context.Context, at time.Time) ([]string, error
 	const todo = "Export a Group (Group/[id]/$export) or name patients (patient=…), or name a Group of all patients in a profile (upstream.profile, patients: {group: ID})."
 	known := p.facts.Profile.Patients
 	if known.Group != "" {
-		members := make(map[string]bool)
-		err := p.members(ctx, known.Group, at, 0, make(map[string]bool), members, &p.said)
+		members, err := p.members(ctx, known.Group, at, &p.said)
 		if failed, ok := errors.AsType[*jobs.UnitError](err); ok {
 			return nil, &jobs.UnitError{Permanent: failed.Permanent, Err: err, Reason: "The Group of all patients that the profile names (patients: {group: ID}) does not exist on the upstream, or may not be read with the scopes of this export."}
 		}

@@ -140,6 +140,9 @@ type planSpec struct {
 	Listed   bool   `json:"listed,omitempty"`
 	Cohort   string `json:"cohort,omitempty"`
 	Patients int    `json:"patients,omitempty"`
+	// Joined says that the patients joined a group after _since: what is older is
+	// read of them.
+	Joined bool `json:"joined,omitempty"`
 	// Follow is that of readSpec.
 	Follow []string `json:"follow,omitempty"`
 	// Cut goes on cutting a window that another plan unit left too large.

@@ -44,8 +44,9 @@ type tailer struct {
 	changed changes
 	checked map[string]bool // types of which changed holds deletions too
 	left    map[string]*departed
-	looked  time.Time     // when the first look for changes began
-	census  map[int]int64 // counts at the end, by the place in the plan; -1 if none could be had
+	looked  time.Time         // when the first look for changes began
+	census  map[int]int64     // counts at the end, by the place in the plan; -1 if none could be had
+	added   map[string]*idSet // by type, ids of the lines that the tail wrote
 
 	said   notes
 	out    []*segments
@@ -297,10 +298,19 @@ func (t *tailer) catchUp(ctx context.Context, planned plannedType, counted int64
 	if err != nil {
 		return err
 	}
-	added := newIDSet()
+	added := t.added[planned.Type]
+	if added == nil {
+		added = newIDSet()
+		if t.added == nil {
+			t.added = make(map[string]*idSet)
+		}
+		t.added[planned.Type] = added
+	}
 	write := t.lineWriter(planned.Type, out)
 	r := t.newReader(planned.Read, b, &t.said, func(ctx context.Context, h fhir.Header, resource []byte) error {
-		added.add(h.ID)
+		if !added.add(h.ID) { // a type may be read for two reasons
+			return nil
+		}
 		return write(ctx, h, resource)
 	})
 	if err := t.bringBack(ctx, r, t.changed[planned.Type], gone, &result); err != nil {
@@ -360,7 +370,7 @@ func (t *tailer) bringBack(ctx context.Context, r *reader, changed map[string]*c
 				return err
 			}
 			wanted = wanted && t.allowed.admits(r.spec.Type, was.resource)
-			if gone.note(r, was, h, wanted); !wanted {
+			if gone.note(r, was, h, wanted); !wanted || t.added[r.spec.Type].has(h.ID) {
 				return nil
 			}
 			if was.newest {

@@ -65,6 +65,7 @@ type settings struct {
 	// settleByProfile lets its settle time count.
 	settleByProfile bool
 	cohorts         export.Cohorts
+	joiners         bool // export.Config.SinceNewMembers
 	// referenced are types that are exported where they are referred to.
 	referenced []string
 	clock      func() time.Time // of the job store; nil: the real one
@@ -109,7 +110,7 @@ func newWorld(t *testing.T, s settings) *world {
 	must(t, err)
 	w.engine = export.New(export.Config{
 		Upstream: w.client, Storage: w.storage, Jobs: w.jobs,
-		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, SettleByProfile: s.settleByProfile, Cohorts: s.cohorts, Referenced: s.referenced, Logger: quiet,
+		Window: s.window, FileSize: s.fileSize, Encoding: s.encoding, Settle: s.settle, SettleByProfile: s.settleByProfile, Cohorts: s.cohorts, Referenced: s.referenced, SinceNewMembers: s.joiners, Logger: quiet,
 	})
 	return w
 }

@@ -43,6 +43,8 @@ type Match struct {
 	// QueryContains is looked for in the decoded query ("a=b&c=d", form body
 	// included); for a next page also in that of its search.
 	QueryContains string `json:"queryContains,omitempty"`
+	// PathContains is looked for in the path, such as "/_history/".
+	PathContains string `json:"pathContains,omitempty"`
 	// Without are parameters of which the request has none.
 	Without []string `json:"without,omitempty"`
 	// Page is the page of a search, 1 for the first.

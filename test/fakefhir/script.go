@@ -69,6 +69,7 @@ func (m *Match) matches(x *exchange) bool {
 		(m.Type == "" || m.Type == x.typ) &&
 		(m.Kind == KindAny || m.Kind == x.kind) &&
 		(m.Page == 0 || m.Page == x.page) &&
+		strings.Contains(x.r.URL.Path, m.PathContains) &&
 		!slices.ContainsFunc(m.Without, x.params.Has) &&
 		(m.QueryContains == "" || strings.Contains(decoded(x.params), m.QueryContains) ||
 			x.next != nil && strings.Contains(x.next.query, m.QueryContains))

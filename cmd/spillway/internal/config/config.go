@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spillway/auth/token"
+	"spillway/jobs/export"
 	"spillway/upstream"
 	"spillway/upstream/profile"
 )
@@ -85,6 +86,13 @@ type Export struct {
 	// its own.
 	MaxActivePerClient int
 	Workers            int // units of work at once; never 0
+	// Cohorts is how what belongs to certain patients is found.
+	Cohorts string
+	// Referenced are the types that exports of Groups hold where what they
+	// export refers to them. SinceNewMembers lets an export of a Group with
+	// _since hold the older data of those who joined it since.
+	Referenced      []string
+	SinceNewMembers bool
 }
 
 // Store is where jobs are recorded: in Redis if it has a URL, or else in a file.
@@ -137,6 +145,8 @@ const (
 	KeyTimeout       = "upstream.timeout"
 	KeyConcurrency   = "upstream.max_concurrency"
 	KeyPageSize      = "upstream.page_size"
+	KeyReferenced    = "export.referenced"
+	KeyNewMembers    = "export.since_new_members"
 	KeyHours         = "upstream.hours"
 	KeyTimeZone      = "upstream.time_zone"
 	KeyListen        = "server.listen"
@@ -169,7 +179,7 @@ func defaults() *Config {
 				HeaderBytes: 32 << 10, Connections: 10_000, ReadHeader: 10 * time.Second, Idle: 2 * time.Minute, Stall: 2 * time.Minute,
 			},
 		},
-		Export:  Export{Window: 10_000, FileSize: 1 << 30, Retention: 24 * time.Hour, MaxActive: 4},
+		Export:  Export{Window: 10_000, FileSize: 1 << 30, Retention: 24 * time.Hour, MaxActive: 4, Cohorts: string(export.CohortsAuto), Referenced: export.ReferencedTypes()},
 		Store:   Store{BoltPath: "spillway-data/jobs.db", Redis: Redis{KeyPrefix: "spillway"}},
 		Storage: Storage{DiskPath: "spillway-data/files", MinFree: 1 << 30},
 		Auth: Auth{

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/jobs/export"
 	"spillway/jobs/redisstore"
 	"spillway/storage/bucket"
 	"spillway/upstream/profile"
@@ -71,6 +72,9 @@ func coreKeys(c *Config) []key {
 		number("export.max_active", &e.MaxActive, 1, 1000),
 		number(KeyPerClient, &e.MaxActivePerClient, 0, 1000),
 		number("export.workers", &e.Workers, 0, 1000),
+		choice("export.cohorts", &e.Cohorts, []string{string(export.CohortsAuto), string(export.CohortsBatches), string(export.CohortsScan)}, nil),
+		among(KeyReferenced, &e.Referenced, export.ReferencedTypes()),
+		flag(KeyNewMembers, &e.SinceNewMembers),
 
 		path(KeyBoltPath, &c.Store.BoltPath),
 		service(KeyRedisURL, &r.URL, redisstore.ParseURL),
@@ -259,6 +263,28 @@ func choice(name string, p *string, allowed, later []string) key {
 			return fmt.Errorf("%q is not available in this version; only %s is", v, strings.Join(allowed, ", "))
 		}
 		return fmt.Errorf("%q is not allowed here; want %s", v, strings.Join(allowed, ", "))
+	}
+	return k
+}
+
+// among is a list of some of the allowed words; "all" stands for all of them,
+// "none" for the empty list.
+func among(name string, p *[]string, allowed []string) key {
+	k := words(name, p)
+	k.list = func(values []string) error {
+		switch {
+		case slices.Equal(values, []string{"all"}):
+			values = allowed
+		case slices.Equal(values, []string{"none"}):
+			values = nil
+		}
+		for _, v := range values {
+			if !slices.Contains(allowed, v) {
+				return fmt.Errorf("%q is not allowed here; want some of %s, or all, or none", v, strings.Join(allowed, ", "))
+			}
+		}
+		*p = values
+		return nil
 	}
 	return k
 }
