@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -64,6 +66,45 @@ func TestPatientExport(t *testing.T) {
 	})
 }
 
+var literalReference = regexp.MustCompile(`"reference":"([A-Za-z]+)/([^"/]+)"`)
+
+// withReferenced adds to some resources those of the types that a Group's export
+// has for what they refer to, and the Provenance about them.
+func (w world) withReferenced(some world) world {
+	all := make(world)
+	var add func(r resource)
+	add = func(r resource) {
+		if _, ok := all[r.Type][r.ID]; ok {
+			return
+		}
+		all.add(r)
+		for _, m := range literalReference.FindAllSubmatch(r.JSON, -1) {
+			switch typ := string(m[1]); typ {
+			case "Location", "Medication", "Organization", "Practitioner", "PractitionerRole":
+				if to, ok := w[typ][string(m[2])]; ok {
+					add(to)
+				}
+			}
+		}
+	}
+	for _, byID := range some {
+		for _, r := range byID {
+			add(r)
+		}
+	}
+	for _, r := range w["Provenance"] {
+		var p struct{ Target []struct{ Reference string } }
+		_ = json.Unmarshal(r.JSON, &p) // the server's own, which was read before
+		for _, target := range p.Target {
+			typ, id, _ := strings.Cut(target.Reference, "/")
+			if _, ok := some[typ][id]; ok {
+				add(r)
+			}
+		}
+	}
+	return all
+}
+
 func TestGroupExport(t *testing.T) {
 	base, held := server.ready(t)
 	mustKnowAllTypes(t, held)
@@ -75,7 +116,7 @@ func TestGroupExport(t *testing.T) {
 
 	t.Run("GET", func(t *testing.T) {
 		e := collect(t, g.kickOff(t, "/Group/"+cohortID+"/$export", nil))
-		e.mustEqual(t, want)
+		e.mustEqual(t, held.withReferenced(want))
 		for _, id := range former {
 			if _, ok := e.resources["Patient"][id]; ok {
 				t.Errorf("Patient/%s is no current member", id)
