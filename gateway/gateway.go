@@ -33,13 +33,11 @@ type Config struct {
 	// Capabilities returns what the upstream's statement says, for checking
 	// types and search parameters. Nil: they are not checked.
 	Capabilities func(ctx context.Context) (*fhir.Capabilities, error)
-	// Group reads a Group of the upstream, for kick-offs. Nil, or an error: that
-	// there is none, or none that may be read, is only found by the export.
 	// Referenced are types outside of the Patient compartment that exports of
 	// Groups and patients can hold where what they export refers to them.
 	Referenced []string
-	// Group reads a Group of the upstream, for kick-offs. Nil: that there is none
-	// is only found by the export.
+	// Group reads a Group of the upstream, for kick-offs. Nil, or an error: that
+	// there is none, or none that may be read, is only found by the export.
 	Group   func(ctx context.Context, id string) (resource []byte, found bool, err error)
 	Jobs    jobs.Store
 	Storage storage.Store
