@@ -73,7 +73,7 @@ func TestFiltersStayInTheGroup(t *testing.T) {
 		"Encounter?status=finished", "Encounter?class:not=IMP", "Group?type=person", "Group?member=Patient/patient-2", "Group?_id=group-all", "Device?status=active",
 	} {
 		for _, lenient := range []bool{false, true} {
-			request, err := gateway.ParseRequest(jobs.LevelGroup, "group-few", url.Values{"_typeFilter": {filter}}, lenient, capabilities, time.Now())
+			request, err := gateway.ParseRequest(jobs.LevelGroup, "group-few", url.Values{"_typeFilter": {filter}}, lenient, capabilities, nil, time.Now())
 			if err != nil {
 				continue
 			}
