@@ -198,18 +198,19 @@ func missing(t *testing.T, got, want map[string]map[string][]byte) []string {
 // many patients as its address may hold, and one at a server that wants that.
 func TestManyPatientsByAddressesOfLimitedLength(t *testing.T) {
 	for _, tt := range []struct {
-		profile string
-		most    int // requests of Encounter
-		longest int // of an address, in bytes
+		like, profile string
+		most          int // requests of Encounter
+		longest       int // of an address, in bytes
 	}{
-		{"like: cerner", 10, 2000},
-		{"like: cerner\nurl_max: 1000", 20, 1000},
-		{"like: cerner\npatients: {per_search: 1}", 150, 300},
+		{"cerner", "like: cerner", 10, 2000},
+		{"cerner", "like: cerner\nurl_max: 1000", 20, 1000},
+		{"cerner", "like: cerner\npatients: {per_search: 1}", 150, 300},
+		{"firely", "like: firely\npatients: {required: true, parameter: patient}", 10, 2000},
 	} {
 		p, err := profile.Parse("test", []byte(tt.profile))
 		must(t, err)
 		w := newWorld(t, settings{profile: p, server: fakefhir.Options{
-			Like: "cerner", Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 200, Members: 150}),
+			Like: tt.like, Dataset: fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: 200, Members: 150}),
 		}})
 		types := []string{"Encounter", "Observation", "Patient"}
 		got := w.exported(t, w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "brief", Types: types}))

@@ -47,6 +47,7 @@ type dialect struct {
 	unsearchable []string // types that can only be read
 	noPost       bool     // POST [type]/_search is 404
 	noForms      bool     // ... is 415
+	postLinks    bool     // the next links of a search by POST want POST
 	noDirect     bool
 	noHistory    bool
 	noSystem     bool // no history of the system

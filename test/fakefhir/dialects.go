@@ -35,7 +35,7 @@ var dialects = map[string]dialect{
 		software: "Firely Server", version: "5.11.0", publisher: "Firely",
 		pageDefault: 10, pageMax: 50, token: "_query", linkLife: 10 * time.Minute,
 		total: totalIfAsked, unknown: unknownIgnored, strict: true,
-		noDirect: true, historyTimes: true,
+		postLinks: true, noDirect: true, historyTimes: true,
 	},
 	"blaze": {
 		software: "Blaze", version: "1.0.0", publisher: "Samply",

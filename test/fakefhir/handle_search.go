@@ -55,6 +55,7 @@ func (x *exchange) search() error {
 	res := &result{
 		typ: x.typ, query: decoded(x.params), rows: s.search(q, limit+offset), total: q.total,
 		final: limit > 0, elements: q.elements, made: s.Now(), warned: warned,
+		posted: x.r.Method == http.MethodPost,
 	}
 	if most := s.d.matchMax[x.typ]; most > 0 && res.rows.len() > most {
 		return &problem{status: http.StatusUnprocessableEntity, code: "too-costly", text: "Too many matches"}
@@ -75,6 +76,9 @@ func (x *exchange) search() error {
 func (x *exchange) nextPage() error {
 	if x.next == nil {
 		return gone("HAPI-0417: Search ID %q does not exist and may have expired", x.params.Get("_getpages"))
+	}
+	if x.s.d.postLinks && x.next.posted && x.r.Method != http.MethodPost {
+		return &problem{status: http.StatusMethodNotAllowed, code: "not-supported", text: "This page can be had by POST only"}
 	}
 	return x.answer(x.next, x.offset(), x.pageSize(), false)
 }

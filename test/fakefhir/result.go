@@ -21,6 +21,7 @@ type result struct {
 	total    bool // shown on every page
 	final    bool // has no next links
 	warned   bool // a parameter was ignored
+	posted   bool // the search came by POST
 	elements []string
 	made     time.Time
 }
