@@ -353,6 +353,50 @@ func TestTokensMustCoverTheExport(t *testing.T) {
 	}
 }
 
+// A Group that the client may not export any more is one that it never could.
+func TestGroupTakenFromAClient(t *testing.T) {
+	who := byToken{"x": principal(t, "lab", "system/*.rs", "g1", "g2")}
+	w := newWorld(t, func(c *Config) { c.Auth = who })
+	r, job := w.kickOffAs(t, "x", "/fhir/Group/g1/$export?_type=Patient", "")
+	if job == nil {
+		t.Fatal(r.Status)
+	}
+	status := r.Header.Get("Content-Location")
+	w.status2(t, status, "x", 202)
+	who["x"] = principal(t, "lab", "system/*.rs", "g2")
+	sameReply(t, w.get(t, "GET", status, bearer("x")), w.get(t, "GET", w.base+"/$bulk-status/"+string(jobs.NewID()), bearer("x")))
+	if r := w.get(t, "DELETE", status, bearer("x")); r.StatusCode != 404 {
+		t.Errorf("DELETE: %s", r.Status)
+	}
+}
+
+// Two clients that export the same Group at the same time have exports of their
+// own, with what each may read.
+func TestSameGroupOfTwoClients(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Auth = byToken{"a": principal(t, "a", "system/Patient.rs system/Group.rs", "g1"), "b": principal(t, "b", "system/Observation.rs system/Group.rs", "g1")}
+	})
+	var statuses []string
+	for token, want := range map[string][]string{"a": {"Patient"}, "b": {"Observation"}} {
+		r, job := w.kickOffAs(t, token, "/fhir/Group/g1/$export", "")
+		if job == nil {
+			t.Fatalf("%s: %s", token, r.Status)
+		}
+		allowed, err := scope.ReadSnapshot(job.Authorization)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if types, all := allowed.Names(); all || !slices.Equal(types, want) {
+			t.Errorf("%s may read %q, all %v", token, types, all)
+		}
+		statuses = append(statuses, token, r.Header.Get("Content-Location"))
+	}
+	for i := 0; i < len(statuses); i += 2 {
+		w.status2(t, statuses[i+1], statuses[i], 202)
+		w.status2(t, statuses[i+1], statuses[(i+2)%4], 404)
+	}
+}
+
 // An export without a record of what it may read has read nothing; nobody gets
 // at it, not even where nobody is authenticated.
 func TestNoRecordNoExport(t *testing.T) {

@@ -24,8 +24,9 @@ type Limits struct {
 	Downloads Rate
 	// Exports is how many exports of a client may be unfinished, those that wait
 	// for their turn included. Zero: 100 where clients are known by an id, and
-	// any number where nobody is; negative: any number. How many of them
-	// are worked on at once is jobs.Limits.MaxActivePerOwner.
+	// any number where nobody is; negative: any number. Several processes may
+	// each take one more at the same moment. How many of them are worked on at
+	// once is jobs.Limits.MaxActivePerOwner.
 	Exports int
 }
 

@@ -33,9 +33,14 @@ func (s *server) passThrough(w http.ResponseWriter, r *http.Request) error {
 		s.alert(w, r, p, "", reasonOf(err))
 		return err
 	}
-	if err := s.permitted(w, r, p); err != nil {
+	wanted, err := s.permitted(w, r, p)
+	if err != nil {
 		s.alert(w, r, p, "", reasonScope)
 		return err
+	}
+	r = r.Clone(r.Context())
+	if wanted.Need&scope.Read == 0 && !p.Grant.Permits(scope.Interaction{Type: wanted.Type, Need: scope.Read}) {
+		r.Header.Set("Prefer", "return=minimal") // who may write may not read what was there before
 	}
 	s.withOurs(w, r)
 	return nil
@@ -43,33 +48,33 @@ func (s *server) passThrough(w http.ResponseWriter, r *http.Request) error {
 
 // permitted refuses what the sender's scopes do not grant, and what no scope
 // can be told for.
-func (s *server) permitted(w http.ResponseWriter, r *http.Request, p auth.Principal) error {
+func (s *server) permitted(w http.ResponseWriter, r *http.Request, p auth.Principal) (scope.Interaction, error) {
 	path := strings.TrimPrefix(r.URL.EscapedPath(), s.site.base)
 	var segments []string
 	if path != "" && path != "/" {
 		var problem *Problem
 		if segments, problem = segmentsOf(path); problem != nil {
-			return problem
+			return scope.Interaction{}, problem
 		}
 	}
 	names, err := parameterNames(w, r, segments)
 	if err != nil {
-		return err
+		return scope.Interaction{}, err
 	}
 	conditional := len(r.Header.Values("If-None-Exist")) > 0
 	wanted, known := scope.Interact(r.Method, segments, names, conditional)
 	switch {
 	case !known:
-		return refuse(http.StatusForbidden, fhir.IssueNotSupported,
+		return wanted, refuse(http.StatusForbidden, fhir.IssueNotSupported,
 			"Scopes cannot be told for this request, so it is not passed on: operations, batches and transactions are not.")
 	case !p.Grant.Permits(wanted):
 		problem := refuse(http.StatusForbidden, fhir.IssueForbidden, "The scopes granted do not allow this request.")
 		if s.Auth.RequiresToken() {
 			problem.header = map[string]string{"WWW-Authenticate": `Bearer error="insufficient_scope", scope="system/` + wanted.Type + "." + wanted.Need.String() + `"`}
 		}
-		return problem
+		return wanted, problem
 	}
-	return nil
+	return wanted, nil
 }
 
 // parameterNames returns the names of the parameters of a request: of its query,

@@ -147,6 +147,19 @@ func TestPassThroughWithoutACredential(t *testing.T) {
 	}
 }
 
+// Who may write and not read is not shown what it has written to.
+func TestWritersAreNotShownWhatTheyMayNotRead(t *testing.T) {
+	for scopes, want := range map[string]string{"system/Patient.u": "return=minimal", "system/Patient.ru": "return=representation"} {
+		w := withGrant(t, scopes)
+		w.send(t, "PATCH /fhir/Patient/1\nPrefer: return=representation\nContent-Type: application/json-patch+json\n"+bearer("x")+"\n\n[]")
+		w.upstream.mu.Lock()
+		if got := w.upstream.headers; len(got) != 1 || got[0].Get("Prefer") != want {
+			t.Errorf("%s: the upstream saw %v", scopes, got)
+		}
+		w.upstream.mu.Unlock()
+	}
+}
+
 // The form of a search reaches the upstream as it came.
 func TestFormsPassWhole(t *testing.T) {
 	w := withGrant(t, "system/Patient.rs")

@@ -69,6 +69,9 @@ func (s *server) export(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return nil, principal, err
 	case expired:
 		return nil, principal, noSuchExport()
+	case job.Request.Level == jobs.LevelGroup && !principal.Groups.Allows(job.Request.GroupID): // any more
+		s.alert(w, r, principal, id, reasonGroup)
+		return nil, principal, noSuchExport()
 	case !principal.Grant.Covers(allowed):
 		s.alert(w, r, principal, id, reasonScope)
 		types, _ := allowed.Names()

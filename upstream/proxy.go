@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +39,9 @@ type ProxyConfig struct {
 	// it would have to convince. Whoever sets it must have checked that the caller
 	// may do what it asks for.
 	Ours bool
+	// TrustedProxies are those whose X-Forwarded-For is passed on, with their own
+	// address behind it. That of others is dropped.
+	TrustedProxies []netip.Prefix
 	// Timeout bounds the wait for response headers, once the request is sent.
 	// Zero means 60s. Bodies may take as long as they like.
 	Timeout time.Duration
@@ -70,7 +75,7 @@ func NewProxy(c ProxyConfig) http.Handler {
 	if err != nil {
 		panic(err)
 	}
-	p := &proxy{to: to, public: &url.URL{}, ours: c.Ours, observe: c.Observe, log: c.Logger}
+	p := &proxy{to: to, public: &url.URL{}, ours: c.Ours, trusted: c.TrustedProxies, observe: c.Observe, log: c.Logger}
 	if c.PublicURL != nil {
 		if p.public, err = cleanBase(c.PublicURL); err != nil {
 			panic("server.public_url: " + err.Error())
@@ -105,6 +110,7 @@ type proxy struct {
 	to        place
 	public    *url.URL // no trailing slash; empty if none was configured
 	ours      bool
+	trusted   []netip.Prefix
 	transport *http.Transport
 	sender    http.RoundTripper // transport, with our credential added, if any
 	forward   *httputil.ReverseProxy
@@ -233,6 +239,9 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 			delete(out.Header, name)
 		}
 	}
+	if chain, ok := pr.In.Header["X-Forwarded-For"]; ok && p.trusts(pr.In.RemoteAddr) {
+		out.Header["X-Forwarded-For"] = chain
+	}
 	pr.SetXForwarded()
 	if p.public.Host != "" {
 		out.Header.Set("X-Forwarded-Host", p.public.Host)
@@ -294,6 +303,16 @@ func refuse(w http.ResponseWriter, status int, code fhir.IssueCode, text string)
 	w.WriteHeader(status)
 	// The client may be gone; there is nobody else to tell.
 	_, _ = w.Write(fhir.Outcome(fhir.Issue{Severity: fhir.SeverityError, Code: code, Diagnostics: text}))
+}
+
+// trusts reports whether a peer is a proxy that says where requests come from.
+func (p *proxy) trusts(peer string) bool {
+	at, err := netip.ParseAddrPort(peer)
+	if err != nil {
+		return false
+	}
+	address := at.Addr().Unmap().WithZone("")
+	return slices.ContainsFunc(p.trusted, func(t netip.Prefix) bool { return t.Contains(address) })
 }
 
 // spoofable reports whether a header, in any spelling, claims to come from a

@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -190,6 +192,29 @@ func TestProxyHeaders(t *testing.T) {
 	}
 	if resp.Header.Get("X-Hop") != "" || resp.Header.Get("Keep-Alive") != "" {
 		t.Errorf("hop-by-hop headers came back: %v", resp.Header)
+	}
+}
+
+// Where a request came from is believed of a trusted proxy alone, which stands
+// behind it then.
+func TestProxyForwardedFor(t *testing.T) {
+	p := &proxy{to: testPlace(t, "http://up:8080/baseR4"), public: &url.URL{}, trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	for _, tt := range []struct{ peer, chain, want string }{
+		{"192.0.2.1:1", "", "192.0.2.1"}, {"192.0.2.1:1", "203.0.113.9", "192.0.2.1"}, {"10.0.0.1:1", "", "10.0.0.1"},
+		{"10.0.0.1:1", "203.0.113.9", "203.0.113.9, 10.0.0.1"}, {"10.0.0.1:1", "198.51.100.1, 203.0.113.9", "198.51.100.1, 203.0.113.9, 10.0.0.1"},
+		{"[::ffff:10.0.0.1]:1", "203.0.113.9", "203.0.113.9, ::ffff:10.0.0.1"},
+	} {
+		in := httptest.NewRequest(http.MethodGet, "/Patient", nil)
+		in.RemoteAddr = tt.peer
+		in = in.WithContext(context.WithValue(in.Context(), passageKey{}, &passage{target: "/baseR4/Patient"}))
+		if tt.chain != "" {
+			in.Header.Set("X-Forwarded-For", tt.chain)
+		}
+		pr := &httputil.ProxyRequest{In: in, Out: in.Clone(in.Context())}
+		p.rewrite(pr)
+		if got := pr.Out.Header.Get("X-Forwarded-For"); got != tt.want {
+			t.Errorf("%s after %q: %q, want %q", tt.peer, tt.chain, got, tt.want)
+		}
 	}
 }
 

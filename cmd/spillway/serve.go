@@ -159,7 +159,7 @@ func (s *server) open(ctx context.Context) error {
 func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer) (http.Handler, error) {
 	cfg, ours := s.config, s.config.Upstream.Auth.PassThrough
 	through := upstream.ProxyConfig{
-		Upstream: cfg.Upstream.URL, Aliases: cfg.Upstream.Aliases, PublicURL: s.publicURL, TLS: s.credential.bare,
+		Upstream: cfg.Upstream.URL, Aliases: cfg.Upstream.Aliases, PublicURL: s.publicURL, TLS: s.credential.bare, TrustedProxies: cfg.Server.TrustedProxies,
 		Timeout: cfg.Upstream.Timeout, Observe: client.ObservePassThrough, Registerer: metrics, Logger: s.log,
 	}
 	if ours {
