@@ -208,9 +208,10 @@ func freeSpace(folder string) (int64, error) {
 
 // ask learns the upstream and tells what came out.
 func (r *report) ask(ctx context.Context, cfg *config.Config) error {
+	before := len(r.blocked)
 	credential, err := r.credential(ctx, cfg)
-	if err != nil {
-		return err
+	if err != nil || len(r.blocked) > before {
+		return err // without its credential the upstream would be asked in vain
 	}
 	client, err := newClient(cfg, credential, slog.New(slog.DiscardHandler), nil)
 	if err != nil {

@@ -265,3 +265,46 @@ func TestUnwantedRequests(t *testing.T) {
 		})
 	}
 }
+
+// TestSlowHeaders: connections that never get to the end of their headers are
+// closed, and those who ask meanwhile are served.
+func TestSlowHeaders(t *testing.T) {
+	l := serveBounded(t, nil, limitsWith(func(l *config.ServerLimits) { l.ReadHeader, l.Connections = time.Second, 60 }), func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "here")
+	})
+	closed := make(chan struct{}, 50)
+	for range cap(closed) {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		go func() {
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\nX-")
+			for { // one byte at a time, for ever
+				if _, err := io.WriteString(c, "a"); err != nil {
+					closed <- struct{}{}
+					return
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}()
+	}
+	for range 20 {
+		answer, err := http.Get("http://" + l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("%s", answer.Status)
+		}
+	}
+	for range cap(closed) {
+		select {
+		case <-closed:
+		case <-time.After(30 * time.Second):
+			t.Fatal("headers may take for ever")
+		}
+	}
+}

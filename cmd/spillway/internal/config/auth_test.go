@@ -264,6 +264,14 @@ func TestModes(t *testing.T) {
 			shows: []string{"auth.builtin.clients: 3", "auth.builtin.clients[1].jwks_url: https://b.example.org/jwks.json", "auth.builtin.signing_key_files: signing.pem, next.pem"},
 		},
 		{
+			name: "BuiltinShared", yaml: "store: {redis: {url: 'redis://localhost'}}\nstorage: {bucket: {url: 's3://x?region=a'}}\n" + strings.Replace(withBuiltin, "    clients", "    signing_key_files: [signing.pem]\n    clients", 1) + client,
+			check: func(c *Config) bool { return len(c.Auth.Builtin.Keys) == 1 },
+			warnings: []string{
+				"spillway.yaml:1: server.public_url: is not set, so each process names its own address in its answers; replicas behind a load balancer must name that of the balancer",
+				"spillway.yaml:1: server.public_url: is in the tokens of auth.mode builtin, so without it replicas do not accept those of each other",
+			},
+		},
+		{
 			name: "MTLS", yaml: withMTLS + certified,
 			check: func(c *Config) bool {
 				return c.Auth.MTLS.Clients[0].DNS == "a.example.org" && c.Server.ClientCAFile == "ca.pem"

@@ -195,6 +195,9 @@ func (l *loader) checkBuiltin() {
 		ids[k.ID()] = true
 		b.Keys = append(b.Keys, k)
 	}
+	if shared && l.config.Server.PublicURL == nil {
+		l.warn(l.place("server.public_url"), "is in the tokens of auth.mode builtin, so without it replicas do not accept those of each other")
+	}
 	l.rule(rule{
 		shared && len(b.keyFiles) == 0, keys,
 		"is required with store.redis: every replica must accept the tokens of the others, so give all of them the same key " +

@@ -514,7 +514,7 @@ func TestEnvNames(t *testing.T) {
 
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
-		minimal, documented, "upstream: [", "a: &a [*a]", "? {x: y}\n: z\n", "upstream: {headers: {A: {file: x}}}", "<<: {a: b}",
+		minimal, documented, withJWT, withAsking, withBuiltin + client, withMTLS + certified, withBuiltin + "      - {id: a, jwks: {keys: [{}, 1, null, a]}}\n", "upstream: [", "a: &a [*a]", "? {x: y}\n: z\n", "upstream: {headers: {A: {file: x}}}", "<<: {a: b}",
 		"upstream:\n  url: ${A}${", "upstream: {url_aliases: [[a], {b: c}, null]}", "\xff\xfe", "%YAML 1.2\n---\n", "a: !!binary x\n--- b\n",
 	} {
 		f.Add(seed)
@@ -523,7 +523,8 @@ func FuzzConfig(f *testing.F) {
 		c := defaults()
 		in := Input{File: "spillway.yaml", Serve: true, Environ: []string{"A=b"}}
 		l := newLoader(c, in)
-		l.secret = func(string) (string, error) { return "s", nil } // open nothing that fuzzing made up
+		made := func(string) (string, error) { return "s", nil } // open nothing that fuzzing made up
+		l.secret, l.private, l.public = made, made, made
 		l.walk(in.File, []byte(text))
 		got, err := l.finish(in)
 		if err == nil {
