@@ -154,18 +154,16 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 	return nil
 }
 
-// proveHalves proves the two halves of a window, each by its own count.
+// proveHalves proves the parts of a window, each by its own count.
 func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth, barren int) error {
 	var sum int64
 	already := r.summary.Read
-	halves := halve(w, depth)
-	for i := range halves {
-		n, err := r.count(ctx, halves[i])
-		if err != nil {
-			return err
-		}
-		halves[i].Counted = n
-		sum += n
+	halves, err := r.parts(ctx, w, depth)
+	if err != nil {
+		return err
+	}
+	for _, half := range halves {
+		sum += half.Counted
 	}
 	for _, half := range halves {
 		// A half that is counted empty is read all the same unless the counts
@@ -186,11 +184,35 @@ func (r *reader) proveHalves(ctx context.Context, w windowSpec, depth, barren in
 		if now > read {
 			r.summary.Proven = false
 			r.notes.add(jobs.SeverityError, fhir.IssueIncomplete,
-				"%s: the upstream counts %d in a window, but its two halves hold only %d by its own counts; %d may be missing from this export.",
+				"%s: the upstream counts %d in a window, but its parts hold only %d by its own counts; %d may be missing from this export.",
 				r.spec.Type, now, read, now-read)
 		}
 	}
 	return nil
+}
+
+// parts cuts a window into such that hold at most half of what is counted in it,
+// or in two where the counts do not help.
+func (r *reader) parts(ctx context.Context, w windowSpec, depth int) ([]windowSpec, error) {
+	if w.Counted > 1 {
+		parts, err := cutWindows(ctx, r.countFunc(), w, cutting{limit: w.Counted / 2, parallel: 2})
+		var uncounted *jobs.UnitError
+		if err != nil && !errors.As(err, &uncounted) {
+			return nil, err
+		}
+		if err == nil && len(parts) > 1 {
+			return parts, nil
+		}
+	}
+	halves := halve(w, depth)
+	for i := range halves {
+		n, err := r.count(ctx, halves[i])
+		if err != nil {
+			return nil, err
+		}
+		halves[i].Counted = n
+	}
+	return halves[:], nil
 }
 
 // halve cuts a window in two. One that is open to the past is cut at a distance
