@@ -246,9 +246,9 @@ func (x *associator) readers(ctx context.Context, read readSpec, n int, s sink, 
 	return total, group.Wait()
 }
 
-// windowed reads all of a type up to the transaction time.
+// windowed reads all of a type in the time of read.
 func (x *associator) windowed(ctx context.Context, read readSpec, counted int64, s sink) (readSummary, error) {
-	windows := []windowSpec{{To: read.Until, Counted: counted}}
+	windows := []windowSpec{{From: read.Since, To: read.Until, Counted: counted}}
 	if counted > 0 && !read.Whole {
 		var err error
 		how := cutting{limit: x.most(), parallel: x.c.PlanConcurrency}

@@ -61,6 +61,9 @@ func (x *associator) provenance(ctx context.Context) error {
 	if read.Whole {
 		return nil
 	}
+	if err := s.alone(ctx, out); err != nil {
+		return err
+	}
 	// What changed before it could be read has left the time that was searched.
 	changed, err := x.changes(ctx, provenance)
 	if err != nil {
@@ -72,6 +75,83 @@ func (x *associator) provenance(ctx context.Context) error {
 		}
 	}
 	return x.bring(ctx, provenance, changed[provenance], out, keep)
+}
+
+// alone exports the Provenance that was recorded in the time asked for about
+// what the cohort has from before, so that none is in the gap between two exports.
+func (s *provenances) alone(ctx context.Context, out *output) error {
+	if s.own == nil || s.job.Request.Since.IsZero() || s.spec.Latest {
+		return nil
+	}
+	read := s.since
+	read.Scope = scopeAll
+	counted, none, err := s.census(ctx, read)
+	if err != nil || none {
+		return err
+	}
+	about := make(map[string][]string) // ids by type
+	known := newIDSet()
+	_, err = s.windowed(ctx, read, counted, func(_ context.Context, h fhir.Header, resource []byte) error {
+		if out.found.has(h.ID) {
+			return nil
+		}
+		_, err := anyTarget(resource, func(target string) bool {
+			typ, id, _ := strings.Cut(target, "/")
+			if s.release().InPatientCompartment(typ) && typ != "Patient" && !s.onlyRead(typ) && known.add(target) {
+				about[typ] = append(about[typ], id)
+			}
+			return false // look at every target
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	members := newIDSet()
+	for typ, ids := range about {
+		if err := s.ownedBy(ctx, typ, ids, members); err != nil {
+			return err
+		}
+	}
+	if members.len() == 0 {
+		return nil
+	}
+	_, err = s.windowed(ctx, read, counted, func(ctx context.Context, h fhir.Header, resource []byte) error {
+		wanted, err := anyTarget(resource, members.has)
+		if err != nil || !wanted || !out.found.add(h.ID) {
+			return err
+		}
+		return out.line(ctx, h, resource)
+	})
+	return err
+}
+
+// ownedBy adds those resources of a type that belong to the cohort, as "Type/id".
+func (s *provenances) ownedBy(ctx context.Context, typ string, ids []string, into *idSet) error {
+	read, err := s.readSpec(typ)
+	if err != nil || s.allowed.Access(typ).None() {
+		return err
+	}
+	read.Scope, read.Whole = scopeAll, true
+	batches := slices.Collect(slices.Chunk(ids, s.idsPerSearch(typ)))
+	_, err = s.readers(ctx, read, len(batches), func(_ context.Context, h fhir.Header, resource []byte) error {
+		first, _, err := s.own.owner(h, resource)
+		if first >= 0 {
+			into.add(typ + "/" + h.ID)
+		}
+		return err
+	}, func(ctx context.Context, r *reader, i int) error {
+		r.spec.Since, r.spec.Alternatives = time.Time{}, nil
+		for _, query := range read.Alternatives {
+			r.spec.Alternatives = append(r.spec.Alternatives, joinQuery(query, idQuery(batches[i])))
+		}
+		n, err := r.count(ctx, windowSpec{})
+		if err != nil {
+			return err
+		}
+		return r.prove(ctx, windowSpec{Counted: n})
+	})
+	return err
 }
 
 // compartment is the patients whose own Provenance belongs to the export; nil

@@ -191,7 +191,8 @@ func TestReferencedSince(t *testing.T) {
 	since := w.srv.Now()
 	_, err := w.srv.Put("Observation", "new", observation("new", `,"subject":{"reference":"Patient/`+fakefhir.BriefID(1)+`"},"performer":[{"reference":"Practitioner/doc-70"}]`))
 	must(t, err)
-	for id, target := range map[string]string{"about-new": "Observation/new", "about-patient": "Patient/" + fakefhir.BriefID(2), "about-other": "Patient/" + fakefhir.BriefID(30)} {
+	for id, target := range map[string]string{"about-new": "Observation/new", "about-patient": "Patient/" + fakefhir.BriefID(2), "about-other": "Patient/" + fakefhir.BriefID(30),
+		"about-old": "Observation/o" + fakefhir.BriefID(3), "about-older-of-other": "Observation/o" + fakefhir.BriefID(31)} {
 		_, err := w.srv.Put("Provenance", id, []byte(`{"resourceType":"Provenance","id":"`+id+`","target":[{"reference":"`+target+`"}]}`))
 		must(t, err)
 	}
@@ -203,7 +204,7 @@ func TestReferencedSince(t *testing.T) {
 		}
 	}
 	slices.Sort(got)
-	if want := "Observation/new Practitioner/doc-70 Provenance/about-new Provenance/about-patient"; strings.Join(got, " ") != want {
+	if want := "Observation/new Practitioner/doc-70 Provenance/about-new Provenance/about-old Provenance/about-patient"; strings.Join(got, " ") != want {
 		t.Errorf("got  %s\nwant %s\nissues %q", got, want, w.issues(t, job))
 	}
 }
