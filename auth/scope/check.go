@@ -64,16 +64,19 @@ func element(typ, param string) (string, kind) {
 
 // Checkable reports whether the query can be evaluated on resources of a type.
 func (q Query) Checkable(typ string) bool {
-	return !slices.ContainsFunc(q, func(p Param) bool {
-		_, k := element(typ, p.Name)
-		return k == unknown ||
-			k == codes && slices.ContainsFunc(alternatives(p.Value), func(t token) bool { return !t.anySystem })
-	})
+	return !slices.ContainsFunc(q, func(p Param) bool { return !p.checkable(typ) })
+}
+
+func (p Param) checkable(typ string) bool {
+	_, k := element(typ, p.Name)
+	return k != unknown &&
+		(k != codes || !slices.ContainsFunc(alternatives(p.Value), func(t token) bool { return !t.anySystem }))
 }
 
 // Admits reports whether a resource of a type, as JSON, is one that may be
 // read. Of the queries, those that cannot be evaluated count only with
-// unchecked, and then for any resource. It is false for what is no JSON object
+// unchecked, and then for any resource that those of their parameters admit which
+// can. It is false for what is no JSON object
 // or has a member twice.
 func (a Access) Admits(typ string, resource []byte, unchecked bool) bool {
 	if a.All {
@@ -92,12 +95,15 @@ func (a Access) Admits(typ string, resource []byte, unchecked bool) bool {
 }
 
 // Matches reports whether a resource of a type, as JSON, is one that the query
-// finds. ErrUncheckable: that is not known here.
+// finds. ErrUncheckable: that is not known here, though nothing that can be
+// evaluated speaks against it.
 func (q Query) Matches(typ string, resource []byte) (bool, error) {
-	if !q.Checkable(typ) {
-		return false, ErrUncheckable
-	}
+	var open error
 	for _, p := range q {
+		if !p.checkable(typ) {
+			open = ErrUncheckable
+			continue
+		}
 		name, k := element(typ, p.Name)
 		within := jsontext.Value(resource)
 		if k == codings {
@@ -108,7 +114,7 @@ func (q Query) Matches(typ string, resource []byte) (bool, error) {
 			return false, nil
 		}
 	}
-	return true, nil
+	return open == nil, open
 }
 
 // has reports whether a value has one of the tokens.

@@ -370,9 +370,18 @@ func TestUncheckable(t *testing.T) {
 			t.Errorf("%s: checkable %v", text, got)
 		}
 		a := Access{Any: []Query{s.Query}}
-		if !want && (a.Admits(s.Type, []byte(`{}`), false) || !a.Admits(s.Type, []byte(`{}`), true)) {
+		resource := []byte(`{"category":[{"coding":[{"code":"x"}]}]}`)
+		if !want && (a.Admits(s.Type, resource, false) || !a.Admits(s.Type, resource, true)) {
 			t.Errorf("%s: admitted without the switch, or not with it", text)
 		}
+	}
+	// What can be evaluated of such a query is, whatever the switch says.
+	s, err := Parse("system/Observation.rs?category=x&performer=y")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (Access{Any: []Query{s.Query}}).Admits("Observation", []byte(`{"category":[{"coding":[{"code":"other"}]}]}`), true) {
+		t.Error("a resource of another category is admitted")
 	}
 }
 

@@ -1,13 +1,19 @@
 package export
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	scopes "spillway/auth/scope"
 	"spillway/jobs"
+	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -86,4 +92,46 @@ func (a *attempt) permitted(typ string) ([]string, error) {
 			"%s: the scopes of this export and its _typeFilter make no search that could be made: %v.", typ, err)}
 	}
 	return queries, nil
+}
+
+// enforced asks whether the upstream applies the parameters of scopes that
+// nobody looks at here: no resource has a value that was made up just now. What
+// is ignored would let everything through.
+func (a *attempt) enforced(ctx context.Context) error {
+	types, _ := a.allowed.Names()
+	for _, typ := range types {
+		asked := make(map[string]bool)
+		for _, query := range a.allowed.Access(typ).Any {
+			for _, parameter := range query {
+				if query.Checkable(typ) || asked[parameter.Name] {
+					continue
+				}
+				asked[parameter.Name] = true
+				if err := a.applies(ctx, typ, parameter.Name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// applies asks whether the upstream applies one parameter. That it refuses the
+// value shows that it does.
+func (a *attempt) applies(ctx context.Context, typ, parameter string) error {
+	s := upstream.Search{Type: typ, Query: url.QueryEscape(parameter) + "=none-" + strings.ToLower(rand.Text()), Limit: 1}
+	_, err := a.c.Upstream.Page(ctx, s, "", func(entry *fhir.Entry) error {
+		if entry.Mode != "include" && entry.Mode != "outcome" && entry.Header.Type != "OperationOutcome" {
+			return errSeen
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errSeen):
+		return &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(
+			"search %s: the upstream ignores the parameter %s, on which the scopes of this export rely; nothing was handed out.", typ, parameter)}
+	case err != nil && refused(err):
+		return nil
+	}
+	return err
 }

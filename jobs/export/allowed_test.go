@@ -289,6 +289,31 @@ func TestUncheckedQueries(t *testing.T) {
 	}
 }
 
+// An upstream that ignores what it alone should enforce is found out before
+// anything is read.
+func TestUncheckedQueriesMustBeEnforced(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		do     fakefhir.Do
+		failed bool
+	}{
+		{"Ignored", fakefhir.Do{IgnoreParams: []string{"gender"}}, true},
+		{"Refused", fakefhir.Do{Status: &fakefhir.Status{Code: 400}}, false},
+	} {
+		w := newWorld(t, settings{})
+		_, err := w.client.Learn(t.Context())
+		must(t, err)
+		w.srv.Script(fakefhir.Fault{Match: fakefhir.Match{Type: "Patient", QueryContains: "gender=none-"}, Do: test.do},
+			fakefhir.Fault{Match: fakefhir.Match{Type: "Patient"}, Do: fakefhir.Do{IgnoreParams: test.do.IgnoreParams}})
+		request := jobs.Request{Types: []string{"Patient"}}
+		job := w.runAllowed(t, request, w.allow(t, request, true, "system/Patient.rs?gender=female"))
+		if (job.State == jobs.Failed) != test.failed || test.failed && (!strings.Contains(job.Failure, "ignores the parameter gender") || len(job.Files) > 0) {
+			t.Errorf("%s: %s, %q", test.name, job.State, job.Failure)
+		}
+		w.nowhere(t, `"gender":"male"`)
+	}
+}
+
 func TestProvenanceWithinScopes(t *testing.T) {
 	w := newWorld(t, settings{})
 	put := func(id, label, recorded string) {

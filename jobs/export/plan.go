@@ -46,6 +46,9 @@ func (a *attempt) plan(ctx context.Context) (jobs.Result, error) {
 }
 
 func (a *attempt) planRoot(ctx context.Context, at time.Time) (jobs.Result, error) {
+	if err := a.enforced(ctx); err != nil {
+		return jobs.Result{}, err
+	}
 	p := &planner{attempt: a}
 	for _, note := range a.job.Request.Notes {
 		p.said.append(note)
