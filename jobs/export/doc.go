@@ -4,8 +4,8 @@
 //	plan        learn the upstream, fix the transaction time and the patients, divide the types  (plan.go, members.go)
 //	            and in further, short plan units count each type and cut it into windows or batches  (rules.go, planwindows.go, windows.go, plancohort.go)
 //	slice       read one window by pages, check every entry, prove it by counting      (slice.go, read.go, keyset.go, check.go, cohort.go)
-//	tail        bring back what changed before it was read, as of the transaction      (tail.go, changes.go, exported.go)
-//	            time, and find by a closing count what became visible late             (closing.go, closecohort.go, departed.go)
+//	tail        bring back what changed before it was read, as of the transaction      (tail.go, changes.go, exported.go, judge.go)
+//	            time, and find by a closing count what became visible late or was lost (closing.go, growth.go, closecohort.go, departed.go)
 //	associated  read the Provenance of exported resources, and what they refer to      (associated.go, provenance.go, referenced.go,
 //	                                                                                   references.go)
 //	deleted     list what was deleted since _since                                     (deleted.go)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	scopes "spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/upstream"
 	"spillway/upstream/fhir"
@@ -47,6 +48,9 @@ type tailer struct {
 	looked  time.Time         // when the first look for changes began
 	census  map[int]int64     // counts at the end, by the place in the plan; -1 if none could be had
 	added   map[string]*idSet // by type, ids of the lines that the tail wrote
+
+	judging sync.Mutex
+	judges  map[string][]scopes.Query // by type, what judge has found
 
 	said   notes
 	out    []*segments
@@ -434,6 +438,14 @@ func (t *tailer) versionOf(ctx context.Context, r *reader, id string, c *change)
 		}
 		if !t.filtered(r.spec.Type) {
 			return former{resource: was.resource}, nil
+		}
+		switch matched, err := t.matchedThen(ctx, r.spec.Type, was.resource); {
+		case err != nil:
+			return former{}, err
+		case matched == yes:
+			return former{resource: was.resource}, nil
+		case matched == no:
+			return former{}, nil
 		}
 	}
 	found := former{doubtful: true}

@@ -112,31 +112,63 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// TestTailWithFilter changes resources so that it cannot be known whether they
-// matched a filter before.
+// TestTailWithFilter changes resources so that they match a filter no more, or
+// only now. Where the filter can be evaluated here, what it found at the
+// transaction time is known; where it cannot, that is said.
 func TestTailWithFilter(t *testing.T) {
-	w := newWorld(t, settings{})
-	put := func(id, status string) {
-		_, err := w.srv.Put("Observation", id, []byte(`{"resourceType":"Observation","id":"`+id+`","status":"`+status+`"}`))
-		must(t, err)
-	}
-	for _, id := range []string{"stays", "leaves", "same", "goes"} {
-		put(id, "registered")
-	}
-	w.before(jobs.UnitSlice, func() {
-		time.Sleep(2 * time.Millisecond) // past the transaction time
-		put("stays", "registered")
-		put("leaves", "amended")
-		put("fresh", "registered")
-		w.srv.Delete("Observation", "goes")
-	})
-	job := w.run(t, jobs.Request{Types: []string{"Observation"}, TypeFilters: []jobs.TypeFilter{{Type: "Observation", Query: "status=registered"}}})
-	got, issues := w.exported(t, job)["Observation"], w.issues(t, job)
-	if len(got) != 2 || got["stays"] == nil || got["same"] == nil {
-		t.Errorf("exported %d resources: %v", len(got), slices.Collect(maps.Keys(got)))
-	}
-	if !anyContains(issues, "1 resources changed after the transactionTime before they could be read") || !anyContains(issues, "2 resources were changed or deleted") {
-		t.Errorf("issues: %q", issues)
+	for _, test := range []struct {
+		name, query string
+		want        []string
+		issues      []string
+	}{
+		{name: "OKEvaluated", query: "status=registered", want: []string{"goes", "leaves", "same", "stays"}},
+		{name: "OKOther", query: "status=registered&_id=stays,leaves,same,goes,comes,fresh", want: []string{"comes", "same", "stays"}, issues: []string{
+			"2 resources changed after the transactionTime before they could be read", "2 resources were changed or deleted",
+		}},
+		{name: "OKEvaluatedCode", query: "code=X", want: []string{"goes", "leaves", "same", "stays"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, settings{})
+			put := func(id, status string) {
+				_, err := w.srv.Put("Observation", id, []byte(`{"resourceType":"Observation","id":"`+id+`","status":"`+status+
+					`","code":{"coding":[{"code":"`+map[bool]string{true: "X", false: "Y"}[status == "registered"]+`"}]}}`))
+				must(t, err)
+			}
+			for _, id := range []string{"stays", "leaves", "same", "goes"} {
+				put(id, "registered")
+			}
+			put("comes", "amended")
+			then := w.truth(t)
+			w.before(jobs.UnitSlice, func() {
+				time.Sleep(2 * time.Millisecond) // past the transaction time
+				put("stays", "registered")
+				put("leaves", "amended")
+				put("comes", "registered")
+				put("fresh", "registered")
+				w.srv.Delete("Observation", "goes")
+			})
+			job := w.run(t, jobs.Request{Types: []string{"Observation"}, TypeFilters: []jobs.TypeFilter{{Type: "Observation", Query: test.query}}})
+			got, issues := w.exported(t, job)["Observation"], w.issues(t, job)
+			if ids := slices.Sorted(maps.Keys(got)); !slices.Equal(ids, test.want) {
+				t.Errorf("exported %q, want %q", ids, test.want)
+			}
+			for _, want := range test.issues {
+				if !anyContains(issues, want) {
+					t.Errorf("issues: %q, want %q", issues, want)
+				}
+			}
+			if len(test.issues) > 0 {
+				return
+			}
+			for id, r := range got {
+				if string(r) != string(then["Observation"][id]) {
+					t.Errorf("%s is not as it was: %s", id, r)
+				}
+			}
+			if len(issues) > 0 {
+				t.Errorf("issues: %q", issues)
+			}
+		})
 	}
 }
 
