@@ -21,13 +21,19 @@ func (v *verifier) prove(m *Manifest) {
 	exact := everything(m)
 	of := make(map[string]jobs.Evidence)
 	var deleted int64
+	var uncounted []string
 	for _, e := range m.Evidence {
 		if _, twice := of[e.Type]; twice {
 			v.bad("the evidence names %s twice", safeName([]byte(e.Type)))
 		}
 		of[e.Type] = e
 		deleted += e.Deleted
-		v.weigh(e, exact)
+		if v.weigh(e, exact); e.Counted < 0 && !e.Proven {
+			uncounted = append(uncounted, safeName([]byte(e.Type)))
+		}
+	}
+	if len(uncounted) > 0 {
+		v.unproven("The server gave no usable count of %s.", strings.Join(uncounted, ", "))
 	}
 	for _, typ := range slices.Sorted(maps.Keys(v.types)) {
 		e, known := of[typ]
@@ -61,14 +67,12 @@ func (v *verifier) weigh(e jobs.Evidence, exact bool) {
 	switch most := e.Counted + e.Late + e.Tail; {
 	case e.Counted < 0 && e.Proven:
 		v.bad("%s: the evidence says that it is proven, without a count", typ)
-	case e.Counted < 0:
-		v.unproven("%s: the server gave no usable count.", typ)
-	case !e.Proven:
+	case e.Counted >= 0 && !e.Proven:
 		v.unproven("%s: the server counted %d, and %d were exported; the difference could not be explained.", typ, e.Counted, e.Exported)
-	case e.Exported > most:
+	case e.Counted >= 0 && e.Exported > most:
 		v.bad("%s: %d were exported, but only %d counted, with %d late and %d from the tail", typ, e.Exported, e.Counted, e.Late, e.Tail)
 	case exact && e.Exported < e.Counted:
-		v.unproven("%s: the server counted %d, of which %d changed or went while they were exported, before they could be read.", typ, e.Counted, e.Counted-e.Exported)
+		v.unproven("%s: the server counted %d, of which %d are not here: they changed or went before they could be read, or several filters found them.", typ, e.Counted, e.Counted-e.Exported)
 	}
 }
 

@@ -235,9 +235,9 @@ func TestVerify(t *testing.T) {
 		{name: "IncompleteUnproven", change: func(f *fixture) { f.evidence[0]["proven"], f.evidence[0]["counted"] = false, 3 },
 			want: []string{"unproven: Observation: the server counted 3, and 2 were exported; the difference could not be explained."}},
 		{name: "IncompleteUncounted", change: func(f *fixture) { f.evidence[0]["proven"], f.evidence[0]["counted"] = false, -1 },
-			want: []string{"unproven: Observation: the server gave no usable count."}},
+			want: []string{"unproven: The server gave no usable count of Observation."}},
 		{name: "IncompleteLess", change: func(f *fixture) { f.evidence[0]["counted"] = 3 },
-			want: []string{"unproven: Observation: the server counted 3, of which 1 changed or went while they were exported, before they could be read."}},
+			want: []string{"unproven: Observation: the server counted 3, of which 1 are not here: they changed or went before they could be read, or several filters found them."}},
 
 		// The files are not those of the manifest.
 		{name: "ErrMissing", damage: func(f *fixture) { delete(f.files, "2.Patient.ndjson") },
@@ -320,7 +320,7 @@ func TestVerify(t *testing.T) {
 
 		// The evidence does not add up.
 		{name: "ErrExported", change: func(f *fixture) { f.evidence[0]["exported"] = 1 },
-			want: []string{"Observation: the evidence says that 1 were exported, and 2 lines are there", "unproven: Observation: the server counted 2, of which 1 changed or went while they were exported, before they could be read."}},
+			want: []string{"Observation: the evidence says that 1 were exported, and 2 lines are there", "unproven: Observation: the server counted 2, of which 1 are not here: they changed or went before they could be read, or several filters found them."}},
 		{name: "ErrMoreThanCounted", change: func(f *fixture) { f.evidence[1]["counted"] = 1 },
 			want: []string{"Patient: 4 were exported, but only 1 counted, with 1 late and 1 from the tail"}},
 		{name: "ErrNothingSaid", change: func(f *fixture) { f.evidence = f.evidence[1:] }, want: []string{
