@@ -34,6 +34,7 @@ type access struct {
 	token     http.Handler                // nil: none
 	tokenURL  string                      // where else tokens are fetched; empty: nobody said
 	ready     func(context.Context) error // nil: at any time
+	issuer    string                      // of the tokens that we give; empty: none
 
 	current atomic.Pointer[auth.Authenticator]
 	results *prometheus.CounterVec
@@ -82,6 +83,26 @@ func openAccess(c *config.Config, n accessNeeds) (*access, error) {
 }
 
 func (a *access) use(as auth.Authenticator) { a.current.Store(&as) }
+
+// passed is what goes through, without the tokens that we gave ourselves: they are
+// for us, and the upstream could use them here. Those of others are the caller's
+// affair.
+func (a *access) passed(upstream http.Handler) http.Handler {
+	if a.issuer == "" {
+		return upstream
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if compact, err := auth.BearerToken(r.Header); err == nil {
+			all := []token.Algorithm{token.RS384, token.ES256, token.ES384, token.ES512}
+			if t, err := token.Parse(compact, all); err == nil && t.Claims.Issuer == a.issuer {
+				r = r.WithContext(r.Context())
+				r.Header = r.Header.Clone()
+				r.Header.Del("Authorization")
+			}
+		}
+		upstream.ServeHTTP(w, r)
+	})
+}
 
 // RequiresToken implements auth.Authenticator.
 func (a *access) RequiresToken() bool { return (*a.current.Load()).RequiresToken() }
@@ -273,6 +294,7 @@ func (a *access) openBuiltin(c *config.Config, n accessNeeds) error {
 	}
 	a.use(s)
 	a.discovery, a.token = smart.Handler(s.Configuration()), s.TokenHandler()
+	a.issuer = base
 	a.change = func(c *config.Auth) error { return s.SetClients(builtinClients(c)) }
 	return nil
 }

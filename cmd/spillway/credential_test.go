@@ -151,6 +151,11 @@ func TestUpstreamPrivateKeyJWT(t *testing.T) {
 	if got := r.bulk().ask(t, http.MethodGet, base+"/Patient?_count=1"); got != http.StatusUnauthorized {
 		t.Errorf("nobody reads with our credential: %d", got)
 	}
+	// The token that we gave is for us: the upstream, which could use it here,
+	// never sees it.
+	if got := exporting.ask(t, http.MethodGet, base+"/Patient?_count=1"); got != http.StatusUnauthorized || inner.carried("Bearer eyJ") {
+		t.Errorf("a token of ours goes through: %d", got)
+	}
 	_, metrics := r.get(t, r.admin, "/metrics")
 	if !strings.Contains(metrics, `spillway_upstream_credential_total{result="given"}`) {
 		t.Error("/metrics does not count our credential")

@@ -174,7 +174,7 @@ func (s *server) gateway(client *upstream.Client, metrics prometheus.Registerer)
 	}
 	g := gateway.Config{
 		PublicURL:          s.publicURL,
-		Upstream:           proxy,
+		Upstream:           s.access.passed(proxy),
 		Capabilities:       client.Capabilities,
 		Group:              groups(client),
 		Referenced:         cfg.Export.Referenced,
