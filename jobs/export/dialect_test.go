@@ -113,6 +113,24 @@ func TestDialectsAreExactOrReported(t *testing.T) {
 			incomplete: append([]string{"Group", "Observation", "Provenance"}, outside...),
 			issues:     []string{alone, "Group could not be exported", strays, "what belongs to one by that alone is missing", "offers no history"},
 		},
+		{
+			name: "one type by patient, and patients can be listed", like: "blaze", profile: "types: {Encounter: {search: patient}}",
+			issues: []string{"Encounter: the upstream finds them by patient only"},
+		},
+		{
+			name: "whole types with required parameters", like: "linuxforhealth",
+			profile: "types: {Observation: {with: ['status=final', 'status:not=final'], exhaustive: true}}",
+		},
+		{
+			name: "whole types with required parameters, not all of it", like: "linuxforhealth", incomplete: []string{"Observation"},
+			profile: "types: {Observation: {with: [category=laboratory, category=vital-signs]}}",
+			issues:  []string{"error: Observation: the upstream wants one of certain parameters"},
+		},
+		{
+			name: "types that must not be searched", like: "hapi", incomplete: []string{"Claim", "Device"},
+			profile: "types: {Claim: {search: none, why: 'it takes hours'}, Device: {search: none, why: 'it takes hours'}}",
+			issues:  []string{"error: Claim, Device could not be exported: it takes hours."},
+		},
 		{name: "cerner, and patients cannot be listed after all", like: "cerner", profile: "like: cerner\npatients: {listing: works}", failed: "could not be listed"},
 		{
 			name: "cerner, since", like: "cerner", request: jobs.Request{Level: jobs.LevelGroup, GroupID: "group-all", Since: since},

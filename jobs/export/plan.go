@@ -270,7 +270,7 @@ func (p *planner) typesOf(listed, associated bool) []string {
 		case !p.facts.Capabilities.Can(t.Type, "search-type"):
 			if asked {
 				p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: the upstream's statement does not offer to search it.", t.Type)
-			} else {
+			} else if !describesServer(t.Type) {
 				unoffered = append(unoffered, t.Type)
 			}
 		default:
@@ -282,6 +282,14 @@ func (p *planner) typesOf(listed, associated bool) []string {
 			"The upstream's statement does not offer to search %s; what there may be of them is not in this export.", strings.Join(unoffered, ", "))
 	}
 	return types
+}
+
+// describesServer reports whether resources of a type say what servers do and are
+// no data. HAPI lists OperationDefinition, made up from its code, as readable only.
+func describesServer(typ string) bool {
+	return slices.Contains([]string{
+		"CapabilityStatement", "CompartmentDefinition", "OperationDefinition", "SearchParameter", "StructureDefinition", "TerminologyCapabilities",
+	}, typ)
 }
 
 // filtersOf returns the queries of the type filters of a type.

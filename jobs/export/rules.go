@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -44,8 +45,8 @@ func (p *planner) sort(types []string, listed bool) searchable {
 		}
 		p.partly(typ, rule)
 	}
-	for why, names := range never {
-		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: %s.", strings.Join(names, ", "), strings.TrimSuffix(why, "."))
+	for _, why := range slices.Sorted(maps.Keys(never)) {
+		p.said.add(jobs.SeverityError, fhir.IssueNotSupported, "%s could not be exported: %s.", strings.Join(never[why], ", "), strings.TrimSuffix(why, "."))
 	}
 	return s
 }
