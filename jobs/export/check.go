@@ -36,13 +36,13 @@ func (r *reader) entry(ctx context.Context, entry *fhir.Entry, w windowSpec) err
 	if place == placeElsewhere {
 		return nil
 	}
-	if !r.pass.add(h.ID) {
+	if !r.ids.pass(h.ID) {
 		return nil // again, by a repeated page or a retried request
 	}
 	if place == placeLate {
 		r.late++
 	}
-	if place == placeFiltered || place == placeLate && !r.keepLate || !r.seen.add(h.ID) {
+	if place == placeFiltered || place == placeLate && !r.keepLate || !r.ids.see() {
 		return nil
 	}
 	wanted, err := r.inScope(h, entry.Resource)

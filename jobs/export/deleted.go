@@ -164,7 +164,7 @@ func (d *deletions) list(ctx context.Context, planned plannedType, out *segments
 			continue
 		}
 		result.Deleted++
-		line := fmt.Sprintf(`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"%s/%s"}}]}`+"\n", planned.Type, id)
+		line := fmt.Sprintf(`{"resourceType":"Bundle","type":"transaction","entry":[{"request":{"method":"DELETE","url":"%s/%s"}}]}`, planned.Type, id)
 		if err := out.writeLine(ctx, []byte(line)); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,11 @@ type Exporter struct {
 	c       Config
 	cohorts cohortCache
 	metrics *metrics
+
+	// What units use one after another.
+	sets    sync.Pool // of *passSet
+	chunks  sync.Pool // of *[chunkBytes]byte
+	packers sync.Map  // level → *sync.Pool of *jobs.GzipWriter
 }
 
 // New returns an Exporter with the defaults of c filled in.

@@ -28,3 +28,37 @@ func TestIDSet(t *testing.T) {
 		}
 	}
 }
+
+func TestPassSet(t *testing.T) {
+	const ids = 30_000
+	s := newPassSet()
+	for range 2 { // and once more after reset
+		for pass := range int64(3) {
+			for i := range ids {
+				id := strconv.Itoa(i)
+				if !s.pass(id) || s.pass(id) {
+					t.Fatalf("pass %d: id %d is not new once", pass, i)
+				}
+				if seen := int64(i%3) <= pass; seen && s.see() != (int64(i%3) == pass) {
+					t.Fatalf("pass %d: id %d is not seen once", pass, i)
+				}
+			}
+			if want := (pass + 1) * ids / 3; s.passed != ids || s.seen != want {
+				t.Fatalf("pass %d: %d ids passed, %d seen, want %d, %d", pass, s.passed, s.seen, ids, want)
+			}
+			s.next()
+			if s.passed != 0 {
+				t.Fatalf("%d ids before anything was read", s.passed)
+			}
+		}
+		s.reset()
+	}
+	s.pass("a")
+	s.see()
+	for range 2 * epochs {
+		s.next()
+		if !s.pass("a") || s.see() || s.pass("a") {
+			t.Fatal("passes are mixed up")
+		}
+	}
+}

@@ -70,7 +70,7 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 	s.Sorted = true
 	ahead := r.spec.Fine && r.spec.Paging.Skip
 	for pages := 0; ; pages++ {
-		if s.To = w.To; ahead && !r.onePage(counted-r.pass.len()) {
+		if s.To = w.To; ahead && !r.onePage(counted-r.ids.passed) {
 			end, err := r.pageEnd(ctx, s)
 			if err != nil {
 				return err

@@ -40,7 +40,7 @@ func (n *notes) write(ctx context.Context, a *attempt) ([]jobs.Segment, error) {
 		line := fhir.Outcome(fhir.Issue{
 			Severity: fhir.Severity(note.Severity), Code: fhir.IssueCode(note.Code), Diagnostics: note.Text,
 		})
-		if err := w.writeLine(ctx, append(line, '\n')); err != nil {
+		if err := w.writeLine(ctx, line); err != nil {
 			w.abort()
 			return nil, err
 		}

@@ -379,9 +379,9 @@ func (p *planner) cutting(limit int64) cutting {
 	return cutting{limit: limit, parallel: p.c.PlanConcurrency, until: time.Now().Add(planTime)}
 }
 
-// most is up to how many resources a window is left as it is: cutting it for a
-// few of them would take a request more for two halves than for one whole.
-func (p *planner) most() int64 { return p.windowLimit(p.c.Window + p.c.Window/4) }
+// most is up to how many resources a window is left as it is. Most are smaller by
+// a quarter: each costs a count.
+func (p *planner) most() int64 { return 2 * p.c.Window }
 
 // unitsOf returns a slice for each window, and a plan unit for each that is
 // still too large.

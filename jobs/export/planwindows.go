@@ -19,7 +19,7 @@ func (p *planner) census(ctx context.Context, read readSpec) (counted int64, non
 	whole := windowSpec{From: read.Since, To: read.Until, Counted: -1}
 	var said notes
 	r := p.newReader(read, nil, &said, nil)
-	if read.Paging.Direct > 0 && !read.Whole {
+	if !read.Whole {
 		// Most types of most servers hold nothing; one request shows that.
 		if none, err := p.nothing(ctx, r, whole); err != nil || none {
 			return 0, none, err

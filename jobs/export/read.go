@@ -37,8 +37,7 @@ type reader struct {
 	notes *notes
 	ways  [maxPasses]method
 
-	seen *idSet // ids of this unit that belong to the time asked for
-	pass *idSet // ids of the chain being read
+	ids *passSet // seen are those of this unit that belong to the time asked for; a pass is over one chain
 	// keepLate exports what changed after the transaction time while its page
 	// was on the way. Otherwise it is left to the tail.
 	keepLate bool
@@ -52,7 +51,7 @@ type reader struct {
 func (a *attempt) newReader(spec readSpec, b *batch, n *notes, s sink) *reader {
 	return &reader{
 		attempt: a, spec: spec, batch: b, sink: s, notes: n, ways: methods(spec),
-		seen: newIDSet(), pass: newIDSet(),
+		ids:     newPassSet(),
 		summary: readSummary{Type: spec.Type, Proven: true},
 	}
 }
@@ -96,7 +95,7 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 	if w.Counted > 2*r.c.Window && !r.spec.Whole && w.divisible() && depth < maxSplits {
 		return r.proveHalves(ctx, w, depth, barren)
 	}
-	counted, before := w.Counted, r.seen.len()
+	counted, before := w.Counted, r.ids.seen
 	var read int64
 	for _, way := range r.ways {
 		var err error
@@ -142,7 +141,7 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 		r.differs(r.stated.sum, read)
 		return nil
 	}
-	if barren++; r.seen.len() > before {
+	if barren++; r.ids.seen > before {
 		barren = 0
 	}
 	// Splitting finds what a chain that ends early hides. It cannot help where
@@ -275,7 +274,7 @@ func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way 
 	r.late, r.trouble, r.stated = 0, "", statedTotal{}
 	var sum int64
 	for _, alternative := range r.spec.Alternatives {
-		r.pass.clear()
+		r.ids.next()
 		read := r.chain
 		if way == byKeyset {
 			read = r.walk
@@ -286,7 +285,7 @@ func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way 
 			}
 			r.sayRefused(err)
 		}
-		sum += r.pass.len()
+		sum += r.ids.passed
 	}
 	return sum, nil
 }
@@ -319,7 +318,7 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 	)
 	visit := func(entry *fhir.Entry) error { return r.entry(ctx, entry, w) }
 	for {
-		before := r.pass.len()
+		before := r.ids.passed
 		page, err := r.c.Upstream.Page(ctx, s, next, visit)
 		if next != "" && isGone(err) {
 			if restarts++; restarts > maxRestarts {
@@ -341,7 +340,7 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 		if page.Entries > 0 {
 			empty = 0
 		}
-		if r.pass.len() > before || page.Entries == 0 || restarts > 0 {
+		if r.ids.passed > before || page.Entries == 0 || restarts > 0 {
 			stale = 0
 		}
 		switch {
@@ -369,13 +368,13 @@ func (r *reader) chain(ctx context.Context, s upstream.Search, w windowSpec, cou
 
 // runaway reports whether a pass has brought far more than was counted.
 func (r *reader) runaway(counted int64) bool {
-	return counted >= 0 && r.pass.len() > runawayFactor*counted+runawaySlack
+	return counted >= 0 && r.ids.passed > runawayFactor*counted+runawaySlack
 }
 
 func (r *reader) endless(counted int64) error {
 	return &jobs.UnitError{Permanent: true, Reason: fmt.Sprintf(
 		"search %s: the upstream counted %d resources but kept sending pages after %d; its paging or its counts are broken, so the export was stopped.",
-		r.spec.Type, counted, r.pass.len())}
+		r.spec.Type, counted, r.ids.passed)}
 }
 
 func isGone(err error) bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 
@@ -19,7 +20,7 @@ import (
 const segmentLimit = 128 << 20
 
 // chunkBytes is how much is gathered before it is hashed, compressed and stored.
-const chunkBytes = 64 << 10
+const chunkBytes = 256 << 10
 
 // segments writes lines of one kind and type as one or more segments. Nothing
 // is visible in storage before its segment is whole. Used by one goroutine.
@@ -56,21 +57,27 @@ func (a *attempt) newSegments(kind jobs.FileKind, typ string) *segments {
 	return &segments{a: a, kind: kind, typ: typ}
 }
 
-// writeLine adds one line, which ends in a newline.
+// writeLine adds one line, which has no line break.
 func (s *segments) writeLine(ctx context.Context, line []byte) error {
 	if s.open.Count == 0 {
 		if err := s.begin(ctx); err != nil {
 			return err
 		}
 	}
-	if len(s.chunk)+len(line) > cap(s.chunk) {
+	s.open.Count++
+	s.open.Size += int64(len(line)) + 1
+	for {
+		n := min(len(line), cap(s.chunk)-len(s.chunk))
+		s.chunk, line = append(s.chunk, line[:n]...), line[n:]
+		if len(s.chunk) < cap(s.chunk) {
+			break
+		}
+		// Chunks are full, also within a line: so they can be stored without a copy.
 		if err := s.flush(); err != nil {
 			return err
 		}
 	}
-	s.chunk = append(s.chunk, line...)
-	s.open.Count++
-	s.open.Size += int64(len(line))
+	s.chunk = append(s.chunk, '\n')
 	if s.open.Size >= segmentLimit {
 		return s.end(ctx)
 	}
@@ -101,26 +108,48 @@ func (s *segments) begin(ctx context.Context) error {
 	if err != nil {
 		return unwritten("beginning a segment", err)
 	}
-	if s.chunk == nil {
+	if chunk, ok := a.chunks.Get().(*[chunkBytes]byte); ok {
+		s.chunk = chunk[:0]
+	} else {
 		s.chunk = make([]byte, 0, chunkBytes)
 	}
-	s.chunk = s.chunk[:0]
 	s.object, s.stored = object, &hashingWriter{w: object, hash: sha256.New()}
 	s.current = s.stored
 	if a.c.Encoding == jobs.EncodingGzip {
-		if s.packer == nil {
-			s.packer, err = jobs.NewGzipWriter(s.stored, gzipLevel(s.typ))
-			if err != nil {
-				return err
-			}
-			s.plain = sha256.New()
-		} else {
-			s.packer.Reset(s.stored)
-			s.plain.Reset()
+		if s.packer, err = a.takePacker(s.stored, gzipLevel(s.typ)); err != nil {
+			return err
 		}
+		s.plain = sha256.New()
 		s.current = s.packer
 	}
 	return nil
+}
+
+// takePacker returns a packer that somebody else is done with, or a new one.
+func (e *Exporter) takePacker(out io.Writer, level int) (*jobs.GzipWriter, error) {
+	if p, ok := e.packersOf(level).Get().(*jobs.GzipWriter); ok {
+		p.Reset(out)
+		return p, nil
+	}
+	return jobs.NewGzipWriter(out, level)
+}
+
+func (e *Exporter) packersOf(level int) *sync.Pool {
+	pool, _ := e.packers.LoadOrStore(level, new(sync.Pool))
+	return pool.(*sync.Pool)
+}
+
+// release gives back what the open segment was written with.
+func (s *segments) release() {
+	if s.chunk != nil {
+		s.a.chunks.Put((*[chunkBytes]byte)(s.chunk[:chunkBytes]))
+		s.chunk = nil
+	}
+	if s.packer != nil {
+		s.packer.Reset(io.Discard)
+		s.a.packersOf(gzipLevel(s.typ)).Put(s.packer)
+		s.packer = nil
+	}
 }
 
 // suffixOf is how the keys of objects in an encoding end.
@@ -161,6 +190,7 @@ func (s *segments) end(ctx context.Context) error {
 		s.open.CRC32 = s.packer.CRC32()
 		s.open.PlainSHA256 = hex.EncodeToString(s.plain.Sum(nil))
 	}
+	s.release()
 	if err := s.object.Commit(ctx); err != nil {
 		return unwritten("committing a segment", err)
 	}
@@ -203,5 +233,6 @@ func (s *segments) abort() {
 	if s.object != nil {
 		_ = s.object.Abort() // the attempt has failed already; the sweep removes leftovers
 		s.object = nil
+		s.release()
 	}
 }

@@ -29,6 +29,13 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	)
 	defer out.abort()
 	a.refs = a.newReferences(spec.Read.Follow)
+	if ids, ok := a.sets.Get().(*passSet); ok {
+		r.ids = ids
+	}
+	defer func() {
+		r.ids.reset()
+		a.sets.Put(r.ids)
+	}()
 	if err := r.proveSlice(ctx, spec); err != nil {
 		return jobs.Result{}, err
 	}
@@ -36,7 +43,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
-	r.summary.Exported, r.summary.Seen, r.summary.Stray = out.lines(), r.seen.len(), a.refs.strays()
+	r.summary.Exported, r.summary.Seen, r.summary.Stray = out.lines(), r.ids.seen, a.refs.strays()
 	if r.summary.References, err = a.refs.store(ctx, a); err != nil {
 		return jobs.Result{}, err
 	}
@@ -79,7 +86,8 @@ func (r *reader) readOne(ctx context.Context) error {
 		return malformed(r.spec.Type, err)
 	}
 	r.summary.Counted, r.summary.Read = 1, 1
-	if !r.spec.inTime(h) || !r.seen.add(h.ID) {
+	r.ids.pass(h.ID)
+	if !r.spec.inTime(h) || !r.ids.see() {
 		return nil
 	}
 	return r.sink(ctx, h, resource)
@@ -103,13 +111,14 @@ func (a *attempt) lineWriter(typ string, out *segments) sink {
 			resource = subset
 		}
 		// The upstream's client has taken the white space out already.
-		if bytes.IndexByte(resource, '\n') < 0 {
-			line = append(append(line[:0], resource...), '\n')
-		} else if line, err = fhir.AppendLine(line[:0], resource); err != nil {
-			return malformed(typ, err)
+		if bytes.IndexByte(resource, '\n') >= 0 {
+			if line, err = fhir.AppendLine(line[:0], resource); err != nil {
+				return malformed(typ, err)
+			}
+			resource = line[:len(line)-1]
 		}
-		a.refs.collect(line)
-		return out.writeLine(ctx, line)
+		a.refs.collect(resource)
+		return out.writeLine(ctx, resource)
 	}
 }
 

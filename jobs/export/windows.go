@@ -168,21 +168,30 @@ func (c *cutter) split(ctx context.Context, w *cut) error {
 	return nil
 }
 
-// divide cuts w into parts of the same width between lo and hi: two, or as many
-// as it takes where it is known to be even. The first part is not counted: it
-// has what the others have not.
+// divide cuts w into parts between lo and hi: two halves, or as many parts as it
+// takes where it is known to be even. Every fourth of those is half as wide: what
+// is heaviest is read first, so that at the end the work can be shared out well.
+// The first part is not counted: it has what the others have not.
 func (c *cutter) divide(ctx context.Context, w *cut, lo, hi time.Time) error {
-	n := int64(2)
+	n, wide := int64(2), int64(2)
 	if w.even >= evenLevels {
-		n = min(w.Counted*10/(9*c.limit)+1, manyParts) // with some room, since even is not equal
+		// A wide part of 4/5 of the limit leaves room, since even is not equal.
+		n = min(w.Counted*10/(7*c.limit)+1, manyParts)
+		wide = n - n/4
 	}
-	n = max(min(n, int64(hi.Sub(lo)/tick)), 2)
+	n = max(min(n, int64(hi.Sub(lo)/tick)/2), 2)
+	wide = min(wide, n)
+	unit := hi.Sub(lo) / time.Duration(n+wide)
+	at := lo
 	parts := make([]*cut, n)
 	for i := range parts {
 		parts[i] = &cut{}
-		parts[i].From = lo.Add((hi.Sub(lo) / time.Duration(n) * time.Duration(i)).Truncate(tick))
+		parts[i].From = at.Truncate(tick)
 		if i > 0 {
 			parts[i-1].To = parts[i].From
+		}
+		if at = at.Add(unit); int64(i) < wide {
+			at = at.Add(unit)
 		}
 	}
 	first, last := parts[0], parts[n-1]
