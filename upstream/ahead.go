@@ -7,10 +7,10 @@ import (
 
 const (
 	aheadBlock  = 64 << 10 // bytes
-	aheadBlocks = 128      // that one answer may have read ahead
+	aheadBlocks = 16       // that one answer may have read ahead
 )
 
-// An ahead reads an answer into memory as fast as it comes, up to 8 MiB before
+// An ahead reads an answer into memory as fast as it comes, up to 1 MiB before
 // whoever reads from it. So the upstream has its hands free for the next request
 // while this answer is looked through and stored.
 type ahead struct {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -126,6 +127,7 @@ type Client struct {
 	metrics   clientMetrics
 	log       *slog.Logger
 	buffers   bodyPools
+	scratch   sync.Pool // of *fhir.Scratch
 
 	bareAccept   atomic.Bool  // the upstream refuses our Accept header
 	unstrict     atomic.Bool  // it refuses Prefer: handling=strict

@@ -165,10 +165,16 @@ func (s Search) given(asked int) int {
 // scan performs r and reads the Bundle that comes. last is the reply, its body
 // spent.
 func (c *Client) scan(ctx context.Context, r *request, visit func(*fhir.Entry) error) (page fhir.Page, last *reply, err error) {
+	lim := c.limits()
+	var ok bool
+	if lim.Scratch, ok = c.scratch.Get().(*fhir.Scratch); !ok {
+		lim.Scratch = new(fhir.Scratch)
+	}
+	defer c.scratch.Put(lim.Scratch)
 	err = c.do(ctx, r, func(re *reply) error {
 		var own error // of the visitor
 		var err error
-		page, err = fhir.ScanBundle(re.body, c.limits(), func(e *fhir.Entry) error {
+		page, err = fhir.ScanBundle(re.body, lim, func(e *fhir.Entry) error {
 			own = visit(e)
 			return own
 		})

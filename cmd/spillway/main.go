@@ -48,12 +48,6 @@ const (
 // not say.
 const gcPercent = 40
 
-// heapFloor is counted as heap, but never touched, so it takes no memory. With a
-// live heap of a few megabytes the collector would run a hundred times a second
-// under load, which cost the pass-through a third of its CPU. Now it lets some
-// 13 MB gather first.
-const heapFloor = 32 << 20
-
 // errInterrupted is the cause of a context that a signal has ended, and
 // errTerminated if that was SIGTERM, by which services are stopped.
 var (
@@ -72,11 +66,9 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	floor := make([]byte, heapFloor)
 	ctx, stop := interruptible(context.Background(), os.Stderr)
 	status := run(ctx, os.Args[1:], console{out: os.Stdout, err: os.Stderr, environ: os.Environ()})
 	stop()
-	runtime.KeepAlive(floor)
 	os.Exit(status)
 }
 

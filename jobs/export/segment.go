@@ -20,7 +20,7 @@ import (
 const segmentLimit = 128 << 20
 
 // chunkBytes is how much is gathered before it is hashed, compressed and stored.
-const chunkBytes = 256 << 10
+const chunkBytes = 64 << 10
 
 // segments writes lines of one kind and type as one or more segments. Nothing
 // is visible in storage before its segment is whole. Used by one goroutine.
@@ -72,7 +72,7 @@ func (s *segments) writeLine(ctx context.Context, line []byte) error {
 		if len(s.chunk) < cap(s.chunk) {
 			break
 		}
-		// Chunks are full, also within a line: so they can be stored without a copy.
+		// Chunks are full, also within a line.
 		if err := s.flush(); err != nil {
 			return err
 		}

@@ -25,7 +25,13 @@ type Page struct {
 // UTF-8, two different next links. On an error the Page holds what was read.
 func ScanBundle(r io.Reader, lim ScanLimits, visit func(*Entry) error) (Page, error) {
 	s := bundleScan{body: newBody(r, lim, "a Bundle", ErrNotBundle), visit: visit}
+	if lim.Scratch != nil {
+		s.line = lim.Scratch.line
+	}
 	err := s.run()
+	if lim.Scratch != nil && cap(s.line) <= keptScratch {
+		lim.Scratch.line = s.line
+	}
 	return s.page, err
 }
 

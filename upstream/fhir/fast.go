@@ -31,7 +31,18 @@ type window struct {
 func (s *bundleScan) fastEntries() error {
 	w := window{base: s.offset()}
 	head := s.dec.UnreadBuffer()
-	w.b = append(make([]byte, 0, max(windowBytes, 2*len(head))), head...)
+	if scratch := s.lim.Scratch; scratch != nil {
+		w.b = scratch.window[:0]
+		defer func() {
+			if cap(w.b) <= keptScratch {
+				scratch.window = w.b // others may use it once all of the body is read
+			}
+		}()
+	}
+	if cap(w.b) < max(windowBytes, 2*len(head)) {
+		w.b = make([]byte, 0, max(windowBytes, 2*len(head)))
+	}
+	w.b = append(w.b, head...)
 	for any := false; ; {
 		s.mark(w.base + int64(w.pos))
 		s.fast.reset(w.b, w.pos)

@@ -26,7 +26,16 @@ type ScanLimits struct {
 	// Depth is the greatest nesting within a resource, whose own braces count
 	// as 1; 0: 200.
 	Depth int
+	// Scratch is memory that one scan after another may use; nil: each has its
+	// own. Two scans at the same time must not share it.
+	Scratch *Scratch
 }
+
+// A Scratch is memory to scan with. The zero value is ready for use.
+type Scratch struct{ window, line []byte }
+
+// keptScratch is the greatest piece of memory that is kept for later, in bytes.
+const keptScratch = 1 << 20
 
 func (l ScanLimits) withDefaults() ScanLimits {
 	if l.ResourceBytes <= 0 {

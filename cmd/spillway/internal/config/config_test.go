@@ -380,7 +380,7 @@ log: {level: debug}
 			t.Errorf("%s: got %s, want %s", check.name, check.got, check.want)
 		}
 	}
-	if c.Upstream.PageSize != 250 || c.Export.Workers != 16 || c.Server.RequireAccept {
+	if c.Upstream.PageSize != 250 || c.Export.Workers != 10 || c.Server.RequireAccept {
 		t.Errorf("page size %d, workers %d, require accept %t", c.Upstream.PageSize, c.Export.Workers, c.Server.RequireAccept)
 	}
 	wantWarnings := []string{"spillway.yaml:9: upstream.headers.X-Token: a secret stands in the file itself; write ${NAME} or {file: path} instead"}

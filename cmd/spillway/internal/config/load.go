@@ -105,7 +105,8 @@ func (l *loader) finish(in Input) (*Config, error) {
 	c := l.config
 	if c.Export.Workers == 0 {
 		// While some wait for the upstream, others look through and store what came.
-		c.Export.Workers = min(2*c.Upstream.MaxConcurrency, 1000)
+		n := c.Upstream.MaxConcurrency
+		c.Export.Workers = min(n+(n+3)/4, 1000)
 	}
 	return c, nil
 }
