@@ -381,7 +381,7 @@ func (p *planner) cutting(limit int64) cutting {
 
 // most is up to how many resources a window is left as it is. Most are smaller by
 // a quarter: each costs a count.
-func (p *planner) most() int64 { return 2 * p.c.Window }
+func (p *planner) most() int64 { return p.windowLimit(2 * p.c.Window) }
 
 // unitsOf returns a slice for each window, and a plan unit for each that is
 // still too large.
