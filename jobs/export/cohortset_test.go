@@ -57,7 +57,7 @@ func TestCohortCost(t *testing.T) {
 		{"many who have nothing of it", 5000, 100_000, 50, 1, false},
 	} {
 		n := (tt.members + size - 1) / size
-		c := cohortCost{total: tt.total, searches: n * tt.searches, page: 1000, window: 10_000}
+		c := cohortCost{total: tt.total, searches: n * tt.searches, names: tt.members * tt.searches, page: 1000, window: 10_000}
 		if got := c.batches(tt.held) < c.scan(); got != tt.batches {
 			t.Errorf("%s: scan %d, batches %d", tt.name, c.scan(), c.batches(tt.held))
 		}

@@ -187,8 +187,7 @@ func (s *provenances) choose() {
 	if s.own != nil {
 		n += int64(s.own.cohort.len())
 	}
-	size := int64(s.idsPerSearch("MedicationRequest"))
-	cost := s.cost(s.counted, (n+size-1)/size*int64(len(s.read.Alternatives)))
+	cost := s.cost(s.counted, int(n), len(s.read.Alternatives), s.idsPerSearch("MedicationRequest"))
 	s.targets = cost.batches(min(n, s.counted)) < cost.scan()
 }
 

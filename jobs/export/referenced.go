@@ -46,7 +46,7 @@ func (x *associator) fetch(ctx context.Context, typ string, ids []string) error 
 			return err
 		}
 	}
-	cost := x.cost(counted, int64((len(ids)+size-1)/size*len(read.Alternatives)))
+	cost := x.cost(counted, len(ids), len(read.Alternatives), size)
 	if counted >= 0 && cost.scan() < cost.batches(int64(len(ids))) {
 		summary, err := x.windowed(ctx, read, counted, took)
 		if err != nil {
