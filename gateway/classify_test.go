@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -266,11 +267,25 @@ func FuzzClassify(f *testing.F) {
 	for _, p := range []string{"/fhir", "/fhir/Patient?x=y", "/fhir/metadata", "/fhir/Patient/1", "http://fhir.example.org/fhir/$export", "*"} {
 		f.Add("POST", p)
 	}
+	for _, p := range []string{"/fhir/auth/token", "/fhir/AUTH/jwks", "/.well-known/smart-configuration", "/fhir/.well-known/smart%2Dconfiguration", "/fhir/.well-known/smart-configuration%20"} {
+		f.Add("GET", p)
+	}
 	s := site{host: "fhir.example.org", base: "/fhir"}
+	guarded := site{host: s.host, base: s.base, discovery: true, token: true, keySet: true}
 	f.Fuzz(func(t *testing.T, method, target string) {
 		u, err := url.ParseRequestURI(target)
 		if err != nil {
 			return // net/http answers 400
+		}
+		// What belongs to authorization never passes, and is decided by its path alone.
+		switch v := guarded.classify(method, u); {
+		case v.kind == passThrough:
+			if p := strings.ToLower(strings.Trim(path.Clean(unescapeLoosely(u.EscapedPath())), "/ .")); strings.HasPrefix(p, "fhir/") &&
+				slices.Contains([]string{"fhir/auth/token", "fhir/auth/jwks", "fhir/.well-known/smart-configuration"}, p) {
+				t.Errorf("%q passes", target)
+			}
+		case v.kind == ours && v.route == routeDiscovery && v.path != routeDiscovery && v.path != "/fhir"+routeDiscovery:
+			t.Errorf("%q: %+v", target, v)
 		}
 		v := s.classify(method, u)
 		switch v.kind {

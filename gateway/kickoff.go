@@ -91,7 +91,7 @@ func (s *server) kickOff(w http.ResponseWriter, r *http.Request, level jobs.Leve
 
 // fromElsewhere is the answer to a page of another site.
 func fromElsewhere() *Problem {
-	return refuse(http.StatusForbidden, fhir.IssueSecurity, "Pages of other sites cannot start or delete exports here.")
+	return refuse(http.StatusForbidden, fhir.IssueSecurity, "Pages of other sites cannot start, change or delete anything here.")
 }
 
 // ready asks storage whether it takes another export, and waits no longer for

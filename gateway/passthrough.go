@@ -29,6 +29,9 @@ func (s *server) passThrough(w http.ResponseWriter, r *http.Request) error {
 	if err == nil && !s.enabled(p) {
 		err = auth.ErrBadCredential
 	}
+	if err == nil && r.Method != http.MethodGet && r.Method != http.MethodHead && s.crossSite(r) {
+		return fromElsewhere()
+	}
 	if err != nil {
 		s.alert(w, r, p, "", reasonOf(err))
 		return err

@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"spillway/auth"
 )
 
 // Pass-through carries the credential of the caller and nothing of ours, also
@@ -220,5 +218,13 @@ func TestNoChallengeWithoutTokens(t *testing.T) {
 	if r, _ := w.kickOffAs(t, "x", "/fhir/$export?_type=Observation", ""); r.StatusCode != 403 || r.Header.Get("WWW-Authenticate") != "" {
 		t.Errorf("%s %v", r.Status, r.Header)
 	}
-	var _ auth.Authenticator = noToken{}
+	// What a browser shows by itself, it shows for pages of any site.
+	ours := newWorld(t, func(c *Config) {
+		c.Auth, c.PassThroughGrant = noToken{byToken{"x": principal(t, "lab", "system/*.cruds")}}, true
+	})
+	for request, want := range map[string]int{"POST /fhir/Patient": 200, "POST /fhir/Patient\nOrigin: https://evil.example": 403, "DELETE /fhir/Patient/1\nSec-Fetch-Site: cross-site": 403, "GET /fhir/Patient/1\nOrigin: https://evil.example": 200} {
+		if r := ours.send(t, request+"\n"+bearer("x")); r.StatusCode != want {
+			t.Errorf("%q: %s", request, r.Status)
+		}
+	}
 }
