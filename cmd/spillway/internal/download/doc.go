@@ -9,6 +9,7 @@
 //	file.go      one file: lines, types, ids, size, hashes
 //	lines.go     a file as lines, inflated, with the hashes of its segments
 //	ids.go       which id is there twice, by 8 bytes for each
+//	compare.go   where it is, by a second reading
 //	evidence.go  whether the counts of the export add up
 //	report.go    what was found, and the verdict
 //
