@@ -54,7 +54,8 @@ func request() jobs.Request {
 }
 
 func testCreateThenGet(f *fixture) {
-	j, first := jobs.New(request(), "client", f.created)
+	j, first := jobs.New(request(), "client@https%3A%2F%2Fas.example", f.created)
+	j.Authorization = json.RawMessage(`{"types":{"Patient":{"any":[[{"name":"_security","value":"http://x|N"}]]}}}`)
 	want := j.Clone()
 	want.Progress.UnitsTotal = 1
 	f.ok(f.Create(f.Context(), j, first), "Create")
