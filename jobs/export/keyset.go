@@ -36,6 +36,13 @@ func methods(spec readSpec) [maxPasses]method {
 // read with a look ahead from the first page on, where the upstream reads pages
 // directly. The server has the least work so, but of larger types that would be
 // too many requests, where few resources have the same time.
+//
+// Measured on HAPI 8.8 with H2, CPU of its warm process: a direct page of 1000
+// Observations 180 ms, sorted or not, with bounds or without, and 0.18 ms each on
+// smaller pages too; the same page with a next link 260 ms, the ones after it 280
+// to 650; one row far into the order 2 ms; a count 1 ms directly, else 2.5; a type
+// that is empty 1 to 3. So entries decide, not requests, and not what of a
+// resource is asked for: with _elements=meta a page costs as much.
 const pageWindows = 32
 
 // lookAhead is up to which part of a page may be read twice, because it ends

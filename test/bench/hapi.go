@@ -177,7 +177,7 @@ func (b *bench) hapiRounds(ctx context.Context, h *hapi) (float64, error) {
 	}{
 		{name: "crawl by next links", read: func() (int, error) { return h.crawl(ctx) }},
 		{name: "export", read: h.export(ctx, b)},
-		{name: "the same pages and nothing else", read: func() (int, error) { return readPages(ctx, h.url, pages, 2) }},
+		{name: "pages alone", read: func() (int, error) { return readPages(ctx, h.url, pages, 2) }},
 		{name: "export with its settle time, less that", read: h.export(ctx, b, "--settle", hapiSettle.String())},
 	}
 	want := 0

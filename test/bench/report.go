@@ -48,7 +48,7 @@ func (r *report) write(folder string) error {
 	b.WriteString("HAPI is HAPI FHIR JPA 8.8 with H2, -Xmx2g and else the JVM's own settings, on the same two cores, with the 38,970 Synthea resources of 17 types.\n" +
 		"Exports ask with two requests at once. Their settle time is 0 s; where it is the usual 5 s, these are taken off. HAPI's CPU is that until 3 s after the end.\n" +
 		"The crawl reads one type after another by next links, with gzip and no-cache (HAPI repeats what it found in the minute before otherwise).\n" +
-		"The same pages and nothing else are the searches of an export whose windows were known before, without counts: less than that no export takes.\n\n")
+		"The pages alone are the searches of an export whose windows were known before, two at once, without counts: less than that no export takes.\n\n")
 	b.WriteString("| what | median | range | unit | to reach |\n|---|---|---|---|---|\n")
 	for _, one := range r.rows {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", one.what, one.text(), one.between(), one.unit, one.goal)
