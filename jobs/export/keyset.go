@@ -112,7 +112,7 @@ func (r *reader) walk(ctx context.Context, s upstream.Search, w windowSpec, coun
 			s.From = s.To
 			continue
 		}
-		ahead = ahead || r.spec.Paging.Skip && order.ties*lookAhead > page.Entries
+		ahead = ahead || r.spec.Paging.Skip && order.ties > 1 && order.ties*lookAhead > page.Entries
 		if order.last.After(order.first) {
 			s.From = order.last
 			continue
