@@ -14,7 +14,7 @@ import (
 const (
 	maxPasses     = 2         // reads of one window before it is split or reported
 	maxSplits     = 24        // depth of splitting; 2^24 parts of any window are below a tick
-	maxBarren     = 2         // splits in a row that bring no new resource before a difference is reported
+	maxBarren     = 4         // splits in a row that bring no new resource before a difference is reported; the first part of a window begins with what was read of the whole
 	maxRestarts   = 3         // of a chain whose next link had expired
 	maxStale      = 3         // pages in a row that bring nothing new before a chain is left
 	maxEmpty      = 50        // empty pages in a row before a chain is left
