@@ -129,13 +129,14 @@ func TestCohortOfStrangers(t *testing.T) {
 			must(t, err)
 			w.srv.Delete("Patient", "dead")
 			w.group(t, "g", 3, `{"entity":{"reference":"Patient/empty"}}`, `{"entity":{"reference":"Patient/nobody"}}`, `{"entity":{"reference":"Patient/dead"}}`,
+				`{"entity":{"reference":"`+w.base+`/Patient/`+fakefhir.BriefID(20)+`"}}`, `{"entity":{"reference":"https://elsewhere.example.org/fhir/Patient/`+fakefhir.BriefID(21)+`"}}`,
 				`{"entity":{"reference":"Device/d"}}`, `{"entity":{"identifier":{"value":"17"}}}`)
 			job := w.run(t, jobs.Request{Level: jobs.LevelGroup, GroupID: "g", Types: cohortTypes})
 			same(t, w.exported(t, job), w.cohortTruth(t, func(id string) bool {
-				return id == "empty" || id == fakefhir.BriefID(0) || id == fakefhir.BriefID(1) || id == fakefhir.BriefID(2)
+				return id == "empty" || id == fakefhir.BriefID(20) || id == fakefhir.BriefID(0) || id == fakefhir.BriefID(1) || id == fakefhir.BriefID(2)
 			}))
 			issues := w.issues(t, job)
-			if len(issues) != 2 || !anyContains(issues, "2 of the patients asked for were not found on the upstream: dead, nobody.") || !anyContains(issues, "2 members are not patients or groups") {
+			if len(issues) != 3 || !anyContains(issues, "1 members are on other servers") || !anyContains(issues, "2 of the patients asked for were not found on the upstream: dead, nobody.") || !anyContains(issues, "2 members are not patients or groups") {
 				t.Errorf("issues: %q", issues)
 			}
 		})

@@ -92,10 +92,16 @@ func (w *memberWalk) walk(ctx context.Context, group string, depth int) error {
 	if err != nil {
 		return &jobs.UnitError{Permanent: true, Err: err, Reason: "read Group: the upstream's answer is not a readable Group resource."}
 	}
-	others := 0
+	others, foreign := 0, 0
 	for _, m := range list {
 		if m.Inactive || !m.Start.IsZero() && m.Start.After(w.at) || !m.End.IsZero() && m.End.Before(w.at) {
 			continue
+		}
+		if m.Absolute != "" {
+			if _, ours := w.c.Upstream.Relative(m.Absolute); !ours {
+				foreign++ // who has the same id here is somebody else
+				continue
+			}
 		}
 		switch m.Type {
 		case "Patient":
@@ -113,6 +119,10 @@ func (w *memberWalk) walk(ctx context.Context, group string, depth int) error {
 		default:
 			others++
 		}
+	}
+	if foreign > 0 {
+		w.said.add(jobs.SeverityWarning, fhir.IssueNotFound,
+			"Group: %d members are on other servers, by the addresses that the group has for them, and were passed over. Other addresses of this server belong into upstream.url_aliases.", foreign)
 	}
 	if others > 0 {
 		w.said.add(jobs.SeverityInformation, fhir.IssueInformational, "Group: %d members are not patients or groups of this server and were passed over.", others)

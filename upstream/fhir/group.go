@@ -1,6 +1,9 @@
 package fhir
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // A Member is one member of a Group.
 type Member struct {
@@ -8,6 +11,9 @@ type Member struct {
 	// resource by type and id: nobody can then tell who is meant, and an export
 	// that left the member out would be short.
 	Type, ID string
+	// Absolute is entity.reference if that is an http or https address, which may
+	// lead to another server; else "".
+	Absolute string
 	Inactive bool
 	// Start is the first moment of the membership, End the first moment after
 	// it, in UTC; zero: open. A period that ends on a day includes that day.
@@ -59,6 +65,9 @@ func (c *cursor) groupMember() Member {
 			e := cursor{b: c.value()}
 			e.references("", func(ref []byte) bool {
 				m.Type, m.ID, _ = ParseReference(string(ref))
+				if bytes.Contains(ref, []byte("://")) {
+					m.Absolute = string(ref)
+				}
 				return false
 			})
 		case "inactive":

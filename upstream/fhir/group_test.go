@@ -31,7 +31,7 @@ func TestReadGroup(t *testing.T) {
 			active: true,
 			members: []Member{
 				{Type: "Patient", ID: "a"},
-				{Type: "Patient", ID: "b", Inactive: true},
+				{Type: "Patient", ID: "b", Absolute: "http://h/fhir/Patient/b/_history/1", Inactive: true},
 				{Type: "Group", ID: "h", Start: day(2024, 2, 1), End: day(2024, 4, 1)},
 				{Type: "Practitioner", ID: "p", End: time.Date(2024, 1, 1, 9, 0, 1, 0, time.UTC)},
 				{}, {}, {},
