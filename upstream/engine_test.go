@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -36,19 +37,31 @@ type engine struct {
 	requests                                                               []string
 }
 
+// noting guards the requests of every engine, and is held while deny is called.
+var noting sync.Mutex
+
+// note keeps a request, and returns the status with which it is denied.
+func (e *engine) note(r *http.Request) (status int) {
+	noting.Lock()
+	defer noting.Unlock()
+	e.requests = append(e.requests, r.Method+" "+r.URL.Path+"?"+r.Form.Encode())
+	if e.deny != nil {
+		status = e.deny(r)
+	}
+	return status
+}
+
 func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = r.ParseForm()
-	e.requests = append(e.requests, r.Method+" "+r.URL.Path+"?"+r.Form.Encode())
+	denied := e.note(r)
 	if e.noDate {
 		w.Header()["Date"] = nil
 	} else if e.clock != nil {
 		w.Header().Set("Date", e.clock().UTC().Format(http.TimeFormat))
 	}
-	if e.deny != nil {
-		if status := e.deny(r); status != 0 {
-			w.WriteHeader(status)
-			return
-		}
+	if denied != 0 {
+		w.WriteHeader(denied)
+		return
 	}
 	path := strings.Split(strings.TrimPrefix(r.URL.Path, "/fhir/"), "/")
 	q := r.URL.Query()
