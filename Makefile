@@ -57,6 +57,7 @@ chaos: ## many processes that are killed, frozen and cut off (needs redis-server
 soak: ## exports that are broken at each step, and under 50 writes a second, for SPILLWAY_SOAK (30m)
 	SPILLWAY_SOAK=$(SOAK) $(GO) test -tags $(TAGS) -count=1 -timeout 24h -parallel 12 -v ./test/soak
 	SPILLWAY_SOAK=$(SOAK) $(GO) test -tags $(TAGS) -count=1 -timeout 24h -run TestChain -v ./cmd/spillway
+	SPILLWAY_SOAK=$(SOAK) $(GO) test -tags $(TAGS) -count=1 -timeout 24h -run TestLargeCohort -v ./jobs/export
 
 .PHONY: conformance
 conformance: build ## public bulk clients and suites against the gateway before HAPI (Python, Node.js)

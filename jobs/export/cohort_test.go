@@ -233,7 +233,7 @@ func TestSearchByPatientRefused(t *testing.T) {
 // TestLargeCohort exports a Group of 100,000 among 200,000 patients.
 func TestLargeCohort(t *testing.T) {
 	if os.Getenv("SPILLWAY_SOAK") == "" {
-		t.Skip("takes minutes; set SPILLWAY_SOAK=1")
+		t.Skip("takes minutes; make soak runs it")
 	}
 	const patients, members = 200_000, 100_000
 	data := fakefhir.GenerateBrief(fakefhir.BriefOptions{Patients: patients, Members: members})
