@@ -244,8 +244,7 @@ func spread[T any](all []T, f func(T) float64) []float64 {
 }
 
 func median[T any](all []T, f func(T) float64) float64 {
-	v := spread(all, f)
-	return v[len(v)/2]
+	return middle(spread(all, f))
 }
 
 func scale(v []float64, by float64) []float64 {

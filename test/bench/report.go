@@ -23,6 +23,9 @@ type row struct {
 	values                   []float64 // sorted
 }
 
+// middle is the median of sorted values.
+func middle(v []float64) float64 { return (v[(len(v)-1)/2] + v[len(v)/2]) / 2 }
+
 // add adds and prints a figure; values are sorted.
 func (r *report) add(what, unit, format, goal string, values ...float64) {
 	one := row{what, unit, format, goal, values}
@@ -30,7 +33,7 @@ func (r *report) add(what, unit, format, goal string, values ...float64) {
 	fmt.Printf("%-50s %12s  %-20s %-16s %s\n", what, one.text(), one.between(), goal, unit)
 }
 
-func (r row) median() float64 { return r.values[len(r.values)/2] }
+func (r row) median() float64 { return middle(r.values) }
 func (r row) text() string    { return fmt.Sprintf(r.format, r.median()) }
 func (r row) between() string {
 	if len(r.values) < 2 {
