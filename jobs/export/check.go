@@ -88,8 +88,16 @@ func (r *reader) place(h fhir.Header, w windowSpec) (place, error) {
 		if at.Before(r.spec.Since) || !late && !r.spec.Until.IsZero() && !at.Before(r.spec.Until) {
 			return placeFiltered, nil
 		}
-		if late && (h.VersionID == "1" || r.spec.Until.Before(r.job.TransactionTime)) {
-			return placeFiltered, nil // made after the transaction time, or asked for only up to an earlier one
+		r.moved = r.moved || late
+		switch {
+		case !late:
+			return placeInside, nil
+		case h.VersionID == "1":
+			return placeFiltered, nil // made after the transaction time
+		case r.spec.Former:
+			return placeLate, nil // the tail has it as of the transaction time
+		case r.spec.Until.Before(r.job.TransactionTime):
+			return placeFiltered, nil // asked for only up to an earlier time
 		}
 		return placeInside, nil
 	}

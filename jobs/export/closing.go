@@ -70,7 +70,7 @@ func (t *tailer) takeCensus(ctx context.Context) error {
 // closable reports whether one count of a whole type can be compared with what
 // was counted or read before.
 func (t *tailer) closable(planned plannedType) bool {
-	if planned.Empty {
+	if planned.Empty || planned.Read.Whole { // the whole type grows, and the plan has said what that means
 		return false
 	}
 	if planned.Read.Scope == scopeCohort {

@@ -97,6 +97,16 @@ func (s *planSummary) add(more planSummary) {
 	}
 }
 
+// late is how many resources of a type the slices left to the tail.
+func (c *account) late(typ string) (sum int64) {
+	for _, u := range c.units {
+		if u.Type == typ && u.summary != nil {
+			sum += u.summary.Late
+		}
+	}
+	return sum
+}
+
 // windows returns what the slices of a planned type have read, in the order of
 // time, with what should still be found there.
 func (c *account) windows(planned plannedType) ([]provenWindow, error) {

@@ -318,7 +318,7 @@ func (p *planner) readSpec(typ string) (readSpec, error) {
 	}
 	read := readSpec{
 		Type: typ, Alternatives: alternatives, Since: p.job.Request.Since.Truncate(tick), Until: p.until(),
-		Whole: p.blind(), Paging: p.paging(typ), Release: p.release(),
+		Whole: p.blind(), Former: p.hasHistory(), Paging: p.paging(typ), Release: p.release(),
 	}
 	if p.job.Request.Level != jobs.LevelSystem {
 		read.Scope = scopeCompartment

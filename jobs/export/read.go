@@ -42,6 +42,7 @@ type reader struct {
 	// was on the way. Otherwise it is left to the tail.
 	keepLate bool
 	late     int64 // entries of the pass that changed after the transaction time
+	moved    bool  // the pass had entries that were made or changed after it
 	stated   statedTotal
 	trouble  string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
 
@@ -97,7 +98,7 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 	}
 	counted, before := w.Counted, r.ids.seen
 	var read int64
-	for _, way := range r.ways {
+	for pass, way := range r.ways {
 		var err error
 		if read, err = r.readOnce(ctx, w, counted, way); err != nil {
 			return err
@@ -117,7 +118,8 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 			r.unproven(read)
 			return nil
 		}
-		if read == counted {
+		again := r.spec.Whole && r.moved && pass == 0 // what came may make up for what was lost
+		if read == counted && !again {
 			r.proven(counted, read)
 			return nil
 		}
@@ -127,8 +129,11 @@ func (r *reader) proveSplit(ctx context.Context, w windowSpec, depth, barren int
 		}
 		// What changes leaves its window, so a window shrinks while it is read,
 		// and what was read lies between what it held before and after. That
-		// nothing else is missing the closing count shows.
-		if counted == read || counted == read-r.late || had >= read && read >= counted && counted >= 0 && r.shrinks() {
+		// nothing else is missing the closing count shows. Where none follows,
+		// because a whole type grows too, a second reading must bring what the
+		// first may have lost.
+		explained := counted == read || counted == read-r.late || had >= read && read >= counted && counted >= 0 && r.shrinks()
+		if explained && (pass > 0 || !r.spec.Whole) {
 			r.proven(read, read)
 			return nil
 		}
@@ -271,7 +276,7 @@ const unprovenText = "%s: the upstream gives no usable counts, so it could not b
 // readOnce reads all alternatives of a window and returns the number of
 // distinct ids, summed over the alternatives.
 func (r *reader) readOnce(ctx context.Context, w windowSpec, counted int64, way method) (int64, error) {
-	r.late, r.trouble, r.stated = 0, "", statedTotal{}
+	r.late, r.moved, r.trouble, r.stated = 0, false, "", statedTotal{}
 	var sum int64
 	for _, alternative := range r.spec.Alternatives {
 		r.ids.next()

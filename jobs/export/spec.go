@@ -32,6 +32,9 @@ type readSpec struct {
 	// Whole says that the upstream cannot search by _lastUpdated: one window,
 	// no bounds sent, entries filtered here.
 	Whole bool `json:"whole,omitempty"`
+	// Former says that the history has what changed after the transaction time
+	// as it was, so that the tail brings it and no slice need export it.
+	Former bool `json:"former,omitempty"`
 	// Paging is how the upstream can be read page by page.
 	Paging paging `json:"paging,omitzero"`
 	// Fine says that the slices are small and their pages end where a time does.

@@ -184,9 +184,13 @@ func (t *tailer) sayBlind(types map[string]bool) {
 		return
 	}
 	severity, code := jobs.SeverityInformation, fhir.IssueInformational
-	for typ := range types {
+	for _, typ := range slices.Sorted(maps.Keys(types)) {
 		if len(t.changed[typ]) > 0 {
 			severity, code = jobs.SeverityWarning, fhir.IssueIncomplete
+		}
+		if left := t.account.late(typ); left > 0 && t.facts.LastUpdated != upstream.Works {
+			t.said.add(jobs.SeverityError, fhir.IssueIncomplete,
+				"%s: %d resources changed after the transactionTime before they could be read, and the history that has their former version could not be read; they are missing.", typ, left)
 		}
 	}
 	t.said.add(severity, code,

@@ -258,3 +258,38 @@ func TestBrokenHistory(t *testing.T) {
 		})
 	}
 }
+
+// TestTailWhereLastUpdatedIsIgnored changes resources before a whole type is
+// read: the history has them as they were. Where it fails, that is said.
+func TestTailWhereLastUpdatedIsIgnored(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		faults []fakefhir.Fault
+		issue  string
+	}{
+		{name: "OKHistory"},
+		{name: "ReportedNoHistory", issue: "error: Observation: 1 resources changed after the transactionTime", faults: []fakefhir.Fault{
+			{Match: fakefhir.Match{Kind: fakefhir.KindHistory}, Do: fakefhir.Do{Status: &fakefhir.Status{Code: 400}}},
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, settings{})
+			w.srv.Script(fakefhir.Fault{Do: fakefhir.Do{IgnoreParams: []string{"_lastUpdated"}}})
+			_, err := w.client.Learn(t.Context())
+			must(t, err)
+			then := w.truth(t)
+			w.before(jobs.UnitSlice, func() {
+				w.srv.Script(test.faults...)
+				update(t, w.srv, slices.Sorted(maps.Keys(then["Observation"]))[3], "")
+				update(t, w.srv, "fresh", "")
+			})
+			job := w.run(t, jobs.Request{Types: []string{"Observation"}})
+			got, issues := w.exported(t, job), w.issues(t, job)
+			if test.issue == "" {
+				same(t, got, only(then, func(typ, _ string, _ []byte) bool { return typ == "Observation" }))
+			} else if len(got["Observation"]) != len(then["Observation"])-1 || !anyContains(issues, test.issue) {
+				t.Errorf("%d of %d; issues: %q", len(got["Observation"]), len(then["Observation"]), issues)
+			}
+		})
+	}
+}
