@@ -167,6 +167,7 @@ func TestLateCommitsOfACohort(t *testing.T) {
 				put(tx.Put, "shared", 500, `,"performer":[{"reference":"Patient/`+fakefhir.BriefID(299)+`"}]`)
 				must(t, tx.Put("Condition", "first", []byte(`{"resourceType":"Condition","id":"first"`+of(5)+`}`)))
 				must(t, tx.Put("Condition", "other", []byte(`{"resourceType":"Condition","id":"other"`+of(555)+`}`)))
+				time.Sleep(20 * time.Millisecond) // the transaction takes longer than the time that things may settle
 				now := func(typ, id string, json []byte) error { _, err := w.srv.Put(typ, id, json); return err }
 				member := func(id string) bool { return id < fakefhir.BriefID(300) }
 				var want map[string]map[string][]byte
