@@ -53,6 +53,9 @@ func (r *reader) entry(ctx context.Context, entry *fhir.Entry, w windowSpec) err
 		r.deny(r.spec.Type)
 		return nil
 	}
+	if len(r.filters) > 0 && judged(r.filters, h.Type, entry.Resource) == no {
+		r.summary.Unmatched++
+	}
 	return r.sink(ctx, h, entry.Resource)
 }
 

@@ -2,10 +2,12 @@ package export
 
 import (
 	"context"
+	"maps"
 	"net/url"
 	"slices"
 
 	scopes "spillway/auth/scope"
+	"spillway/jobs"
 	"spillway/upstream/fhir"
 )
 
@@ -71,6 +73,21 @@ func (t *tailer) judge(ctx context.Context, typ string) ([]scopes.Query, error) 
 	}
 	t.judges[typ] = queries
 	return queries, nil
+}
+
+// sayUnmatched says what the upstream returned though the filters do not find it.
+// Nobody but the upstream knows for sure what they mean, so it is not left out.
+func (t *tailer) sayUnmatched() {
+	unmatched := make(map[string]int64)
+	for _, u := range t.account.units {
+		if u.summary != nil && u.summary.Unmatched > 0 {
+			unmatched[u.Type] += u.summary.Unmatched
+		}
+	}
+	for _, typ := range slices.Sorted(maps.Keys(unmatched)) {
+		t.said.add(jobs.SeverityError, fhir.IssueProcessing,
+			"%s: %d resources of this export do not match its _typeFilter as it is understood here, though the upstream returned them; it may ignore the filter.", typ, unmatched[typ])
+	}
 }
 
 // evaluable returns filters as queries, or none if one cannot be evaluated.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	scopes "spillway/auth/scope"
 	"spillway/jobs"
 	"spillway/upstream"
 	"spillway/upstream/fhir"
@@ -41,8 +42,9 @@ type reader struct {
 	// keepLate exports what changed after the transaction time while its page
 	// was on the way. Otherwise it is left to the tail.
 	keepLate bool
-	late     int64 // entries of the pass that changed after the transaction time
-	moved    bool  // the pass had entries that were made or changed after it
+	late     int64          // entries of the pass that changed after the transaction time
+	moved    bool           // the pass had entries that were made or changed after it
+	filters  []scopes.Query // of the type, where all of them can be evaluated here; of slices only
 	stated   statedTotal
 	trouble  string // a sentence on what was wrong with a chain of the pass, after a space; "" if nothing
 

@@ -28,6 +28,7 @@ func (a *attempt) slice(ctx context.Context) (jobs.Result, error) {
 		r     = a.newReader(spec.Read, b, &said, write)
 	)
 	defer out.abort()
+	r.filters = evaluable(spec.Read.Type, filtersOf(a.job.Request, spec.Read.Type))
 	a.refs = a.newReferences(spec.Read.Follow)
 	if ids, ok := a.sets.Get().(*passSet); ok {
 		r.ids = ids

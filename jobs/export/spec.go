@@ -189,9 +189,10 @@ type readSummary struct {
 	Exported int64  `json:"exported"` // lines written
 	// Seen is the number of distinct ids that were in a window in any pass.
 	// Read is of the last one, and counts what several alternatives find again.
-	Seen   int64 `json:"seen,omitempty"`
-	Late   int64 `json:"late,omitempty"` // of Read, those that changed while their page was on the way
-	Proven bool  `json:"proven"`
+	Seen      int64 `json:"seen,omitempty"`
+	Late      int64 `json:"late,omitempty"`      // of Read, those that changed while their page was on the way
+	Unmatched int64 `json:"unmatched,omitempty"` // lines that the filters, as they are understood here, do not find
+	Proven    bool  `json:"proven"`
 	// References is the storage key of what the exported resources refer to,
 	// and Stray the number of references that it could not take.
 	References string `json:"references,omitempty"`

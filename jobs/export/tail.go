@@ -76,6 +76,7 @@ func (a *attempt) tail(ctx context.Context) (jobs.Result, error) {
 	if err != nil {
 		return jobs.Result{}, err
 	}
+	t.sayUnmatched()
 	if err := t.takeCensus(ctx); err != nil {
 		return jobs.Result{}, err
 	}

@@ -293,3 +293,19 @@ func TestTailWhereLastUpdatedIsIgnored(t *testing.T) {
 		})
 	}
 }
+
+// TestIgnoredFilter exports a server that ignores a filter: that is said.
+func TestIgnoredFilter(t *testing.T) {
+	w := newWorld(t, settings{})
+	for i, status := range []string{"registered", "amended", "registered"} {
+		_, err := w.srv.Put("Observation", fmt.Sprint("o-", i), []byte(`{"resourceType":"Observation","id":"o-`+fmt.Sprint(i)+`","status":"`+status+`"}`))
+		must(t, err)
+	}
+	all := len(w.srv.All("Observation"))
+	w.srv.Script(fakefhir.Fault{Do: fakefhir.Do{IgnoreParams: []string{"status"}}})
+	job := w.run(t, jobs.Request{Types: []string{"Observation"}, TypeFilters: []jobs.TypeFilter{{Type: "Observation", Query: "status=registered"}}})
+	want := fmt.Sprintf("error: Observation: %d resources of this export do not match its _typeFilter", all-2)
+	if issues := w.issues(t, job); !anyContains(issues, want) {
+		t.Errorf("issues: %q, want %q", issues, want)
+	}
+}
