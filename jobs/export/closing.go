@@ -2,11 +2,14 @@ package export
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"spillway/jobs"
+	"spillway/upstream"
 	"spillway/upstream/fhir"
 )
 
@@ -165,4 +168,39 @@ func (t *tailer) reopen(ctx context.Context, r *reader, planned plannedType, res
 	}
 	g.done()
 	return nil
+}
+
+const (
+	// longCommit is how long before the transaction time a transaction may have
+	// begun that fills a type which the plan found empty.
+	longCommit = time.Minute
+	// maxTouches is how many changes are looked through for that. Where there are
+	// more, asking each empty type whether it still is costs less.
+	maxTouches = 2000
+)
+
+var errManyTouches = errors.New("export: much changed shortly before the transaction time")
+
+// touched returns the types of which something changed so short before the
+// transaction time that the plan may not have seen it. Nil means any type.
+func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
+	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 {
+		return nil, nil
+	}
+	since := t.unsettled(t.job.TransactionTime)
+	if long := t.job.TransactionTime.Add(-longCommit).Truncate(tick); long.Before(since) {
+		since = long
+	}
+	found, n := make(map[string]bool), 0
+	_, err := t.history(ctx, t.account.exportTypes(), since, func(e event) error {
+		if n++; n > maxTouches {
+			return errManyTouches
+		}
+		found[e.typ] = true
+		return nil
+	})
+	if err != nil && (denied(err) || errors.Is(err, errChain) || errors.Is(err, errManyTouches)) {
+		return nil, nil
+	}
+	return found, err
 }
