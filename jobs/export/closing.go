@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -184,7 +185,8 @@ var errManyTouches = errors.New("export: much changed shortly before the transac
 // touched returns the types of which something changed so short before the
 // transaction time that the plan may not have seen it. Nil means any type.
 func (t *tailer) touched(ctx context.Context) (map[string]bool, error) {
-	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 {
+	if t.facts.SystemHistory != upstream.Works || len(t.checked) == 0 ||
+		!slices.ContainsFunc(t.account.plan.Types, func(p plannedType) bool { return p.Empty }) {
 		return nil, nil
 	}
 	since := t.unsettled(t.job.TransactionTime)
