@@ -47,7 +47,7 @@ func ignite(w *world, seed uint64, delay time.Duration) *fire {
 				select {
 				case <-f.stop:
 					return
-				case <-time.After(time.Duration(random.IntN(30)) * time.Millisecond):
+				case <-time.After(time.Duration(random.IntN(60)) * time.Millisecond):
 					f.write(random)
 				}
 			}

@@ -137,7 +137,7 @@ func (w *world) runAllowed(t *testing.T, r jobs.Request, allowed json.RawMessage
 	job, first := jobs.New(r, "", time.Now())
 	job.Authorization = allowed
 	must(t, w.jobs.Create(t.Context(), job, first))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var workers sync.WaitGroup
 	for range max(w.workers, 1) {
@@ -171,7 +171,9 @@ func (w *world) work(ctx context.Context, t *testing.T, id jobs.ID) {
 		if w.silent != nil && w.silent(lease) {
 			continue
 		}
+		release := w.keep(ctx, *lease)
 		result, err := w.engine.Run(ctx, job, lease, func(ctx context.Context, c json.RawMessage) error { return w.jobs.Save(ctx, lease, c) })
+		release()
 		var wait *jobs.WaitError
 		var failed *jobs.UnitError
 		switch {
@@ -188,6 +190,25 @@ func (w *world) work(ctx context.Context, t *testing.T, id jobs.ID) {
 			t.Errorf("ending unit %s: %v", lease.Unit.ID, err)
 		}
 	}
+}
+
+// keep renews a lease until it is told that the unit is done: on a slow machine
+// a tail may take longer than a lease lasts.
+func (w *world) keep(ctx context.Context, lease jobs.Lease) (done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var renewing sync.WaitGroup
+	renewing.Go(func() {
+		for ticker := time.NewTicker(5 * time.Second); ; {
+			select {
+			case <-ctx.Done():
+				ticker.Stop()
+				return
+			case <-ticker.C:
+				_ = w.jobs.Renew(ctx, &lease) // the end of the unit will tell
+			}
+		}
+	})
+	return func() { cancel(); renewing.Wait() }
 }
 
 // exported reads the output of a completed job: type → id → line. It fails on
