@@ -91,7 +91,9 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(400)
 			return
 		}
+		noting.Lock()
 		with := *e
+		noting.Unlock()
 		with.noNext = true
 		if q.Get("_summary") != "" && e.lyingDirect {
 			with.lyingSummary = true

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,10 +124,13 @@ func TestProfileKeepsStrictBack(t *testing.T) {
 	for text, want := range map[string]string{"supports: {strict: refused}": "", "supports: {strict: works}": "handling=strict", "title: x": "handling=strict"} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &engine{data: map[string][]string{"Patient": instants(2)}}
+			var mu sync.Mutex // probes run side by side
 			sent := make(map[string]bool)
 			c, _ := serveMemory(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/fhir/metadata" {
+					mu.Lock()
 					sent[r.Header.Get("Prefer")] = true
+					mu.Unlock()
 				}
 				e.ServeHTTP(w, r)
 			}, func(c *Config) { c.Profile = profiled(t, text) })
