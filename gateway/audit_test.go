@@ -111,6 +111,7 @@ func TestEvents(t *testing.T) {
 	file := w.base + "/$bulk-files/" + id + "/1.Patient.ndjson"
 	w.get(t, "GET", file, bearer("alice"))
 	download.Kind, download.Outcome, download.File, download.Resources, download.Delivery = audit.KindDownload, audit.OutcomeBegun, "1.Patient.ndjson", 2, "gateway"
+	download.SHA256 = segment.LinesSHA256()
 	whole := download
 	whole.Outcome, whole.Bytes = audit.OutcomeDone, segment.Size
 	wants(t, a.taken(w), download, whole)

@@ -137,6 +137,7 @@ func (s *server) recordDownload(w http.ResponseWriter, r *http.Request, p auth.P
 	event, began := s.event(r, audit.KindDownload, audit.OutcomeBegun), time.Now()
 	by(&event, p)
 	event.Job, event.File, event.Resources, event.Delivery = string(job.ID), f.Name, f.Count, "gateway"
+	event.SHA256 = jobs.Digest(f)
 	if err := s.record(r.Context(), event); err != nil {
 		return nil, err
 	}

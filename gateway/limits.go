@@ -15,7 +15,7 @@ import (
 // nobody says who it is. Rates are of each process. The zero value is far above
 // what a polite client does.
 type Limits struct {
-	// KickOffs are requests for an export. Zero: 120 a minute, 60 at once.
+	// KickOffs are requests for an export. Zero: 600 a minute, 300 at once: test suites make a hundred without a pause.
 	KickOffs Rate
 	// Polls are requests for the status of exports, all taken together. Zero:
 	// 6000 a minute, 1000 at once.
@@ -56,7 +56,7 @@ type limits struct {
 // client, which test suites do without a pause; faster is abuse.
 func newLimits(c Limits) *limits {
 	l := &limits{
-		kickOffs:  newThrottle(c.KickOffs, Rate{PerMinute: 120, Burst: 60}),
+		kickOffs:  newThrottle(c.KickOffs, Rate{PerMinute: 600, Burst: 300}),
 		polls:     newThrottle(c.Polls, Rate{PerMinute: 6000, Burst: 1000}),
 		downloads: newThrottle(c.Downloads, Rate{PerMinute: 6000, Burst: 1000}),
 		exports:   c.Exports,

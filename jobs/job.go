@@ -2,7 +2,9 @@ package jobs
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -309,6 +311,29 @@ func (s Segment) LinesSHA256() string {
 		return s.PlainSHA256
 	}
 	return s.SHA256
+}
+
+// Digest stands for what files hold, uncompressed: the SHA-256 of the only
+// segment, or else that of the hashes of all segments in order, in hexadecimal
+// with a line feed after each. "" if one of them is not known.
+func Digest(files ...File) string {
+	var all []string
+	for _, f := range files {
+		for _, s := range f.Segments {
+			if s.LinesSHA256() == "" {
+				return ""
+			}
+			all = append(all, s.LinesSHA256())
+		}
+	}
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return all[0]
+	}
+	sum := sha256.Sum256([]byte(strings.Join(all, "\n") + "\n"))
+	return hex.EncodeToString(sum[:])
 }
 
 // KeyPrefix is the prefix of every storage key of a job, ending in a slash.

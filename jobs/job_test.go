@@ -7,6 +7,23 @@ import (
 	"time"
 )
 
+func TestDigest(t *testing.T) {
+	one := File{Segments: []Segment{{Encoding: EncodingIdentity, SHA256: "aa"}}}
+	packed := File{Segments: []Segment{{Encoding: EncodingGzip, SHA256: "stored", PlainSHA256: "bb"}}}
+	old := File{Segments: []Segment{{Encoding: EncodingGzip, SHA256: "stored"}}}
+	for _, tt := range []struct {
+		files []File
+		want  string
+	}{
+		{nil, ""}, {[]File{one}, "aa"}, {[]File{packed}, "bb"}, {[]File{one, old}, ""},
+		{[]File{one, packed}, "329d670e59ead1543a2d36865895972560bc434204c5f4a0c8219005dd312719"},
+	} {
+		if got := Digest(tt.files...); got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.files, got, tt.want)
+		}
+	}
+}
+
 func TestIDs(t *testing.T) {
 	seen := make(map[ID]bool)
 	for range 1000 {

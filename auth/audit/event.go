@@ -95,7 +95,7 @@ type Event struct {
 	Requests  int64         `json:"requests,omitempty"`
 	Resources int64         `json:"resources,omitempty"`
 	Bytes     int64         `json:"bytes,omitempty"`
-	SHA256    string        `json:"sha256,omitempty"`
+	SHA256    string        `json:"sha256,omitempty"` // of what the files hold; see jobs.Digest
 	Files     int           `json:"files,omitempty"`
 	Duration  time.Duration `json:"durationNanoseconds,omitempty"`
 

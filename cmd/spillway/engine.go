@@ -105,7 +105,7 @@ func (e *engine) build(c *config.Config, client *upstream.Client, encoding jobs.
 	limits := limitsOf(c)
 	e.worker = worker.New(worker.Config{
 		Store: e.store, Prepare: e.learn, Run: e.perform, RemoveBytes: e.exporter.RemoveBytes, SweepOrphans: e.exporter.SweepOrphans,
-		Revoked: o.revoked, Observe: o.observe,
+		Revoked: o.revoked, Observe: o.observe, Read: o.read,
 		OrphanAge: limits.Retention, Concurrency: c.Export.Workers, LeaseTTL: limits.LeaseTTL, Name: e.process,
 		Registerer: metrics, Logger: log,
 	})

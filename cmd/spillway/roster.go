@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,7 @@ func (r *roster) end(ctx context.Context, store jobs.Store) error {
 type oversight struct {
 	revoked func(*jobs.Job) bool                      // nil: no job
 	observe func(context.Context, worker.Event) error // nil: nobody is told
+	read    func(context.Context, worker.Reading) error
 }
 
 // oversightOf returns that of a process. Both may be nil.
@@ -85,7 +87,28 @@ func oversightOf(clients *roster, record *recorder) oversight {
 			return err
 		}
 	}
+	if record != nil {
+		o.read = func(ctx context.Context, r worker.Reading) error {
+			err := record.record(ctx, readEvent(r))
+			if err != nil && !record.deny && !errors.Is(err, ctx.Err()) {
+				return nil
+			}
+			return err
+		}
+	}
 	return o
+}
+
+// readEvent says for the audit what was read of the upstream.
+func readEvent(r worker.Reading) audit.Event {
+	e := audit.Event{
+		Key: fmt.Sprintf("%s/%s/%d", r.Job.ID, r.Unit.ID, r.Attempt), Kind: audit.KindQuery, Outcome: audit.OutcomeDone,
+		Job: string(r.Job.ID), Client: auth.ClientOf(r.Job.Owner), Resources: r.Resources, Bytes: r.Bytes,
+	}
+	if r.Unit.Type != "" {
+		e.Types = []string{r.Unit.Type}
+	}
+	return e
 }
 
 // jobEvent says for the audit what became of a job. It is the same each time
@@ -99,6 +122,7 @@ func jobEvent(e worker.Event) audit.Event {
 	if !j.EndedAt.IsZero() {
 		a.Duration = j.EndedAt.Sub(j.CreatedAt).Round(time.Millisecond)
 	}
+	a.SHA256 = jobs.Digest(j.Files...)
 	for _, f := range j.Files {
 		a.Resources += f.Count
 		for _, s := range f.Segments {

@@ -177,7 +177,14 @@ func (a *attempt) settle(held, stop context.Context, result jobs.Result, err err
 		return a.letGo(stop, context.Cause(held))
 	}
 	if err == nil {
+		read := a.reading(result)
 		switch err = a.write(held, stop, func(ctx context.Context, l *jobs.Lease) error {
+			if read != nil {
+				if err := a.w.c.Read(ctx, *read); err != nil {
+					return fmt.Errorf("%w: tell what was read: %w", jobs.ErrUnavailable, err)
+				}
+				read = nil // once is enough, should the store be away now
+			}
 			return a.w.c.Store.Complete(ctx, l, result)
 		}); {
 		case err == nil:

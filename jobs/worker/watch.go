@@ -16,6 +16,30 @@ type Event struct {
 	Removed bool
 }
 
+// A Reading is what one unit has read of the upstream and stored.
+type Reading struct {
+	Job     *jobs.Job // as it was when the unit was claimed
+	Unit    jobs.Unit
+	Attempt int64
+	// Resources and Bytes, uncompressed, of its output.
+	Resources, Bytes int64
+}
+
+// reading is nil for a unit that has no output.
+func (a *attempt) reading(result jobs.Result) *Reading {
+	r := Reading{Job: a.job, Unit: a.lease.Unit, Attempt: a.lease.Attempt}
+	for _, s := range result.Segments {
+		if s.Kind == jobs.KindOutput {
+			r.Resources += s.Count
+			r.Bytes += s.Size
+		}
+	}
+	if r.Resources == 0 || a.w.c.Read == nil {
+		return nil
+	}
+	return &r
+}
+
 // toldFor is how much longer than the job itself it is remembered that its end
 // was told.
 const toldFor = 24 * time.Hour

@@ -179,3 +179,39 @@ func TestRevokedJobsEnd(t *testing.T) {
 		}
 	})
 }
+
+// What a unit has read is told before its result counts, and again for as long
+// as that is not taken.
+func TestReadingsAreTold(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		var o told
+		o.failing(errors.New("the disk is full"))
+		r.read = func(_ context.Context, e worker.Reading) error {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			if o.fail != nil {
+				return o.fail
+			}
+			o.list = append(o.list, fmt.Sprintf("%s %s %d of %d bytes, attempt %d", e.Unit.Kind, e.Unit.Type, e.Resources, e.Bytes, e.Attempt))
+			return nil
+		}
+		r.start(func(ctx context.Context, j *jobs.Job, l *jobs.Lease, s save) (jobs.Result, error) {
+			result, err := files(ctx, j, l, s)
+			if l.Unit.Kind == jobs.UnitSlice {
+				result.Segments = []jobs.Segment{
+					{Key: "k", Kind: jobs.KindOutput, Type: l.Unit.Type, Count: 3, Size: 40},
+					{Key: "o", Kind: jobs.KindOutcome, Type: "OperationOutcome", Count: 1, Size: 9},
+				}
+			}
+			return result, err
+		})
+		j := r.create()
+		time.Sleep(10 * time.Second)
+		if done, err := r.store.Done(t.Context(), j.ID); err != nil || len(done) != 1 {
+			t.Errorf("%d units are done, %v; want the plan alone", len(done), err)
+		}
+		o.failing(nil)
+		r.ended(j.ID)
+		o.wants(t, "slice Patient 3 of 40 bytes, attempt 1")
+	})
+}

@@ -80,6 +80,10 @@ type Config struct {
 	// error, it is told again: until then the bytes stay, or the record. Nil:
 	// nobody is told.
 	Observe func(ctx context.Context, e Event) error
+	// Read is told what a unit has read, at least once, before its result is
+	// recorded. While it returns an error the unit does not end. Nil: nobody is
+	// told.
+	Read func(ctx context.Context, r Reading) error
 
 	Concurrency int           // units at once; 0: 8
 	LeaseTTL    time.Duration // the store's limit; 0: the default of jobs.Limits

@@ -55,6 +55,7 @@ type rig struct {
 	prepare func(context.Context)
 	revoked func(*jobs.Job) bool                      // Revoked
 	observe func(context.Context, worker.Event) error // Observe
+	read    func(context.Context, worker.Reading) error
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -169,7 +170,7 @@ func (r *rig) worker(reg prometheus.Registerer, run runner) (stop context.Cancel
 			}
 			return nil
 		},
-		Revoked: r.revoked, Observe: r.observe,
+		Revoked: r.revoked, Observe: r.observe, Read: r.read,
 		OrphanAge: r.age, Registerer: reg, Logger: r.slog,
 	})
 	ctx, stop := context.WithCancel(r.Context())

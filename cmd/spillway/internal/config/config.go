@@ -192,7 +192,7 @@ func defaults() *Config {
 			Introspection: Introspection{TTL: 30 * time.Second, NegativeTTL: 5 * time.Second},
 			Builtin:       Builtin{TTL: 5 * time.Minute, Skew: 30 * time.Second},
 		},
-		Limits: Limits{KickOffs: 120, Polls: 6000, Downloads: 6000, Tokens: 120, Unfinished: 100},
+		Limits: Limits{KickOffs: 600, Polls: 6000, Downloads: 6000, Tokens: 1200, Unfinished: 100},
 		Audit:  Audit{path: "spillway-data/audit.jsonl"},
 		Log:    Log{Level: "info", Format: "text"},
 	}
