@@ -79,22 +79,15 @@ func oversightOf(clients *roster, record *recorder) oversight {
 		o.revoked = func(j *jobs.Job) bool { return !clients.enabled(auth.ClientOf(j.Owner)) }
 	}
 	if record != nil {
-		o.observe = func(ctx context.Context, e worker.Event) error {
-			err := record.record(ctx, jobEvent(e))
+		keep := func(ctx context.Context, e audit.Event) error {
+			err := record.record(ctx, e)
 			if err != nil && !record.deny && !errors.Is(err, ctx.Err()) {
 				return nil
 			}
 			return err
 		}
-	}
-	if record != nil {
-		o.read = func(ctx context.Context, r worker.Reading) error {
-			err := record.record(ctx, readEvent(r))
-			if err != nil && !record.deny && !errors.Is(err, ctx.Err()) {
-				return nil
-			}
-			return err
-		}
+		o.observe = func(ctx context.Context, e worker.Event) error { return keep(ctx, jobEvent(e)) }
+		o.read = func(ctx context.Context, r worker.Reading) error { return keep(ctx, readEvent(r)) }
 	}
 	return o
 }

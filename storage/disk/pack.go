@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -200,13 +199,11 @@ func (p *packs) write(r record) error {
 
 // A packWriter adds an object to a pack.
 type packWriter struct {
-	s       *Store
-	key     string
-	pack    *pack
-	out     *output // nil after Commit and Abort
-	begin   int64
-	err     error // first of Write
-	removed atomic.Bool
+	s     *Store
+	key   string
+	pack  *pack
+	begin int64
+	writing
 }
 
 // createPacked begins an object of a group.
@@ -276,23 +273,6 @@ func (w *packWriter) open(fresh bool) (err error) {
 		return cmp.Or(err, io.ErrUnexpectedEOF)
 	}
 	return nil
-}
-
-// Write takes bytes of the object. storage.ErrFull if the file system is full.
-func (w *packWriter) Write(p []byte) (int, error) {
-	switch {
-	case w.out == nil:
-		return 0, errClosed
-	case w.removed.Load():
-		return 0, errRemoved
-	case w.err != nil:
-		return 0, w.err
-	}
-	n, err := w.out.Write(p)
-	if err != nil {
-		w.err = failed("write", err)
-	}
-	return n, w.err
 }
 
 // Commit makes the object durable, and then visible.

@@ -21,9 +21,14 @@ var (
 
 // A writer is one unfinished object: a temporary file with a random name.
 type writer struct {
-	s       *Store
-	key     string
-	temp    string      // path of the temporary file
+	s    *Store
+	key  string
+	temp string // path of the temporary file
+	writing
+}
+
+// writing takes bytes of an object, wherever it comes to lie.
+type writing struct {
 	out     *output     // nil after Commit and Abort
 	err     error       // first of Write
 	removed atomic.Bool // RemoveAll took it away
@@ -69,7 +74,7 @@ func (s *Store) Create(ctx context.Context, key string) (storage.Writer, error) 
 }
 
 // Write takes bytes of the object. storage.ErrFull if the file system is full.
-func (w *writer) Write(p []byte) (int, error) {
+func (w *writing) Write(p []byte) (int, error) {
 	switch {
 	case w.out == nil:
 		return 0, errClosed
